@@ -1,0 +1,113 @@
+"""Effects: what a decision asks the shell to do. Small, frozen, and safe to do twice.
+
+`at` is the stream time of the fact an effect follows from, in seconds since the epoch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from infinity_matrix_actors.fact import TaskError
+from infinity_matrix_actors.state import ExecutionState, TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class PublishWork:
+    """One attempt to do."""
+
+    task: str
+    attempt: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PublishStatus:
+    """A transition, for people and tails. `task` is None for the execution itself."""
+
+    task: str | None
+    state: TaskState | ExecutionState
+    attempt: int
+    at: float
+    error: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Call `expire` for this task (None: the execution) once the stream's time is `at`; replaces its earlier timer."""
+
+    task: str | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disarm:
+    task: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PublishDue:
+    """The attempt's backoff is over: make it a fact before anything follows from it."""
+
+    task: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskTaken:
+    """Ask the consumer whether the attempt is still queued, and call `expire` again with the answer."""
+
+    task: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseAttempt:
+    """Plant the attempt's tombstone, purge its work, then take its outcome's subject with this error."""
+
+    task: str
+    attempt: int
+    error: TaskError
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeWork:
+    """Purge the work of an attempt that a coordinator closed, once more, now that the closing is a fact."""
+
+    task: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TellAgents:
+    """Push to agents: stop this task now (None: every task of the execution)."""
+
+    task: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishDeadline:
+    """The workflow's own timeout is over: make it a fact."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishFinished:
+    """The terminal record."""
+
+    state: ExecutionState
+    error: dict[str, Any] | None
+    at: float
+
+
+Effect = (
+    PublishWork
+    | PublishStatus
+    | Arm
+    | Disarm
+    | PublishDue
+    | AskTaken
+    | CloseAttempt
+    | PurgeWork
+    | TellAgents
+    | PublishDeadline
+    | PublishFinished
+)

@@ -1,0 +1,1 @@
+"""The agent SDK: take work, give one outcome."""

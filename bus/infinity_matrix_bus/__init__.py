@@ -1,0 +1,1 @@
+"""Everything NATS: subjects, codec, streams, the supervised connection, the log reader, the publisher, the server."""

@@ -1,0 +1,171 @@
+"""Facts as messages: the payload of each kind, and back.
+
+What cannot be read is no fact. The one exception: garbage on a genuine outcome subject has taken the attempt's only
+slot, so the attempt has failed.
+"""
+
+from typing import Any
+
+from infinity_matrix_actors.fact import (
+    Command,
+    CommandKind,
+    Due,
+    ErrorType,
+    Fact,
+    Finished,
+    Outcome,
+    Signal,
+    Started,
+    Taken,
+    TaskError,
+)
+
+from infinity_matrix_bus.codec import Undecodable, decode, decode_record, encode, parse_rfc3339, rfc3339
+from infinity_matrix_bus.subjects import FactSubject
+
+WIRE_VERSION = 1
+#: The version of the rules that decide; pinned by `started`.
+DECIDE_VERSION = 1
+_ERROR_TEXT_MAX = 4096
+
+
+def started_payload(fact: Started) -> bytes:
+    return encode(
+        {
+            "v": WIRE_VERSION,
+            "kind": "started",
+            "workflow": fact.workflow,
+            "definition": fact.definition,
+            "input": fact.input,
+            "cause": fact.cause,
+            "decide": fact.decide,
+        },
+        "the input",
+    )
+
+
+def closed_payload(error: TaskError, instance: str) -> bytes:
+    """The outcome a coordinator gives to an attempt it closes."""
+    return encode({"error": error.record(), "closed": True, "instance": instance})
+
+
+def failed_payload(error: TaskError, started_at: float | None = None, instance: str = "") -> bytes:
+    record: dict[str, Any] = {"error": error.record()}
+    if started_at is not None:
+        record["started_at"] = rfc3339(started_at)
+    if instance:
+        record["instance"] = instance
+    return encode(record)
+
+
+def command_payload(kind: CommandKind, reason: str = "") -> bytes:
+    return encode({"v": WIRE_VERSION, "kind": str(kind), "reason": reason})
+
+
+def finished_payload(fact: Finished, timings: dict[str, Any]) -> bytes:
+    return encode({"v": WIRE_VERSION, "kind": "finished", "state": fact.state, "error": fact.error, **timings})
+
+
+def decode_fact(subject: FactSubject, data: bytes, at: float) -> Fact | None:
+    """The fact in a message of the log; None for garbage and for a wrong capability."""
+    if not subject.is_genuine:
+        return None
+    try:
+        return _DECODERS[subject.kind](subject, data, at)
+    except (Undecodable, KeyError, TypeError, ValueError):
+        return None
+
+
+def _outcome(subject: FactSubject, data: bytes, at: float) -> Fact:
+    error: TaskError | None = None
+    result: Any = None
+    record: dict[str, Any] = {}
+    try:
+        record = decode_record(data)
+        if "error" in record and record["error"] is not None:
+            error = _error(record["error"])
+        elif "result" in record:
+            result = record["result"]
+        else:
+            error = TaskError(ErrorType.GARBAGE, "the outcome has neither result nor error", retryable=False)
+    except Undecodable as problem:
+        error = TaskError(ErrorType.GARBAGE, f"the outcome cannot be read: {problem}"[:_ERROR_TEXT_MAX], retryable=False)
+    return Outcome(
+        subject.execution,
+        at,
+        subject.agent,
+        subject.task,
+        subject.attempt,
+        result,
+        error,
+        parse_rfc3339(record.get("started_at")),
+        record.get("closed") is True,
+    )
+
+
+def _error(value: Any) -> TaskError:
+    if not isinstance(value, dict):
+        return TaskError("error", str(value)[:_ERROR_TEXT_MAX])
+    retry_after = value.get("retry_after")
+    is_delay = isinstance(retry_after, int | float) and not isinstance(retry_after, bool)
+    return TaskError(
+        str(value.get("type") or "error"),
+        str(value.get("message") or ""),
+        value.get("retryable") is not False,
+        float(retry_after) if is_delay and retry_after is not None else None,
+    )
+
+
+def _started(subject: FactSubject, data: bytes, at: float) -> Fact | None:
+    record = decode_record(data)
+    if record.get("kind") != "started" or record.get("v") != WIRE_VERSION:
+        return None
+    cause = record.get("cause")
+    return Started(
+        subject.execution,
+        at,
+        str(record["workflow"]),
+        str(record["definition"]),
+        record.get("input"),
+        cause if isinstance(cause, dict) else {},
+        int(record.get("decide", DECIDE_VERSION)),
+    )
+
+
+def _taken(subject: FactSubject, data: bytes, at: float) -> Fact:
+    try:
+        instance = str(decode_record(data).get("instance", "")) if data else ""
+    except Undecodable:
+        instance = ""
+    return Taken(subject.execution, at, subject.agent, subject.task, subject.attempt, instance)
+
+
+def _due(subject: FactSubject, data: bytes, at: float) -> Fact:
+    return Due(subject.execution, at, subject.task, subject.attempt)
+
+
+def _signal(subject: FactSubject, data: bytes, at: float) -> Fact:
+    return Signal(subject.execution, at, subject.name, subject.id, decode(data) if data else None)
+
+
+def _command(subject: FactSubject, data: bytes, at: float) -> Fact | None:
+    record = decode_record(data)
+    if record.get("kind") != subject.name or record.get("v") != WIRE_VERSION:
+        return None
+    return Command(subject.execution, at, CommandKind(subject.name), subject.id, str(record.get("reason", "")))
+
+
+def _finished(subject: FactSubject, data: bytes, at: float) -> Fact:
+    record = decode_record(data)
+    return Finished(subject.execution, at, subject.n, str(record["state"]), record.get("error"))
+
+
+_DECODERS = {
+    "outcome": _outcome,
+    "started": _started,
+    "taken": _taken,
+    "due": _due,
+    "signal": _signal,
+    "command": _command,
+    "finished": _finished,
+}

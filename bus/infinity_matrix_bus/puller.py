@@ -1,0 +1,133 @@
+"""Long pulls on a consumer: messages as plain calls, the next pull sent before the last one runs dry.
+
+nats-py's fetch hangs over a restart of the server and hides why a pull ended; here a pull that is silent for two
+heartbeats is over, and so is its owner's trust in the consumer.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from infinity_matrix_bus.codec import encode
+from infinity_matrix_bus.session import Session, Subscription
+
+EXPIRES_S = 5.0
+HEARTBEAT_S = 1.0
+#: Silence after which the consumer is given up: two heartbeats missed, and some air.
+SILENCE_MAX_S = 3.0
+_NANOSECONDS = 1_000_000_000
+
+#: subject, ack reply, payload
+WorkCallback = Callable[[str, str, bytes], None]
+
+
+class Puller:
+    """Pulls from one consumer while its session lives.
+
+    `capacity` says how many messages the owner can take now; `on_broken` is called once when the consumer does not
+    answer or is gone, with the reason.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        api_prefix: str,
+        stream: str,
+        consumer: str,
+        capacity: Callable[[], int],
+        on_message: WorkCallback,
+        on_broken: Callable[[str], None],
+    ) -> None:
+        self._session = session
+        self._next = f"{api_prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._capacity = capacity
+        self._on_message = on_message
+        self._on_broken = on_broken
+        self._inbox = session.client.new_inbox()
+        self._subscription: Subscription | None = None
+        self._credit = 0
+        self._pulls = 0
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    async def open(self) -> "Puller":
+        self._subscription = await self._session.subscribe(f"{self._inbox}.*", self._receive)
+        self._heard_at = self._loop.time()
+        self._timer = self._loop.call_later(HEARTBEAT_S, self._check)
+        self.pull()
+        return self
+
+    def pull(self) -> None:
+        """Asks for as much as the owner can take beyond what is asked for already."""
+        if self._is_closed or self._session.is_lost:
+            return
+        room = self._capacity() - self._credit
+        # A pull for every freed place would double the messages: wait until a good part is free.
+        if room <= 0 or (self._credit and room < self._credit):
+            return
+        self._pulls += 1
+        request = {
+            "batch": room,
+            "expires": int(EXPIRES_S * _NANOSECONDS),
+            "idle_heartbeat": int(HEARTBEAT_S * _NANOSECONDS),
+        }
+        self._session.publish(self._next, encode(request), f"{self._inbox}.{self._pulls}")
+        self._credit += room
+
+    async def close(self) -> None:
+        """Stops; messages on their way are delivered to nobody and come again after ack_wait."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._subscription is not None:
+            await self._subscription.close()
+
+    def _receive(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+        self._heard_at = self._loop.time()
+        # A message keeps its own subject; only a status comes on the inbox.
+        if headers and subject.startswith(self._inbox):
+            self._status(headers)
+            return
+        self._credit -= 1
+        if not self._is_closed:
+            self._on_message(subject, reply, data)
+            self.pull()
+
+    def _status(self, headers: bytes) -> None:
+        code = headers[9:12]
+        if code == b"100":
+            return
+        line, _, rest = headers.partition(b"\r\n")
+        text = line[9:].decode(errors="replace")
+        pending = _header(rest, b"nats-pending-messages")
+        self._credit -= int(pending) if pending.isdigit() else self._credit
+        self._credit = max(0, self._credit)
+        if code in (b"404", b"408") or (code == b"409" and b"eleted" not in line and b"eadership" not in line):
+            self.pull()
+        else:
+            self._break(text)
+
+    def _check(self) -> None:
+        if self._is_closed or self._session.is_lost:
+            return
+        if self._credit == 0:
+            self._heard_at = self._loop.time()
+            self.pull()
+        elif self._loop.time() - self._heard_at > SILENCE_MAX_S:
+            self._break("the consumer is silent")
+            return
+        self._timer = self._loop.call_later(HEARTBEAT_S, self._check)
+
+    def _break(self, reason: str) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._on_broken(reason)
+
+
+def _header(block: bytes, name: bytes) -> bytes:
+    for line in block.split(b"\r\n"):
+        key, _, value = line.partition(b":")
+        if key.strip().lower() == name:
+            return value.strip()
+    return b""

@@ -1,0 +1,1 @@
+"""Coordinator actors, the shards that are their mailboxes, and the process that runs them."""

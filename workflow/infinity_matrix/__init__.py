@@ -1,0 +1,1 @@
+"""Durable agent workflows with nothing but NATS."""
