@@ -40,7 +40,7 @@ def encode(value: Any, what: str = "the value", limit_bytes: int = MESSAGE_BYTES
 def decode(data: bytes) -> Any:
     """The value of JSON or msgpack bytes; raises Undecodable."""
     try:
-        if data[:1] in b"{[\"0123456789-tfn \t\r\n" and data:
+        if data[:1] in b'{["0123456789-tfn \t\r\n' and data:
             return from_json(data, allow_inf_nan=False)
         return msgpack.unpackb(data)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
@@ -69,6 +69,12 @@ def parse_rfc3339(value: object) -> float | None:
     except ValueError:
         return None
     return parsed.timestamp() if parsed.tzinfo is not None else None
+
+
+def parse_server_time(text: str) -> float:
+    """Seconds since the epoch of a time the server gave: RFC 3339 in UTC with up to nine digits of a second."""
+    base, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.datetime.fromisoformat(base + "+00:00").timestamp() + float(f"0.{fraction or 0}")
 
 
 def _has_not_finite(value: Any) -> bool:

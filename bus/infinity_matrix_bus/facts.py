@@ -89,7 +89,9 @@ def _outcome(subject: FactSubject, data: bytes, at: float) -> Fact:
         else:
             error = TaskError(ErrorType.GARBAGE, "the outcome has neither result nor error", retryable=False)
     except Undecodable as problem:
-        error = TaskError(ErrorType.GARBAGE, f"the outcome cannot be read: {problem}"[:_ERROR_TEXT_MAX], retryable=False)
+        error = TaskError(
+            ErrorType.GARBAGE, f"the outcome cannot be read: {problem}"[:_ERROR_TEXT_MAX], retryable=False
+        )
     return Outcome(
         subject.execution,
         at,

@@ -176,6 +176,11 @@ class Session:
         else:
             self._on_lost.append(callback)
 
+    def not_when_lost(self, callback: Callable[[], None]) -> None:
+        """Takes back `when_lost`."""
+        if callback in self._on_lost:
+            self._on_lost.remove(callback)
+
     def publish(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
         """Sends without waiting. `headers` is a whole block, beginning with NATS/1.0.
 
@@ -297,7 +302,7 @@ class Session:
         replies, self._replies = self._replies, {}
         for callback in replies.values():
             callback(None, None)
-        for hook in self._on_lost:
+        for hook in list(self._on_lost):
             hook()
 
 

@@ -131,7 +131,13 @@ class Subjects:
             match tokens:
                 case [shard, execution, "outcome" | "taken" as kind, agent, task, attempt, cap]:
                     return FactSubject(
-                        int(shard), execution, kind, agent, task, int(attempt), is_genuine=self._is_genuine(subject, cap)
+                        int(shard),
+                        execution,
+                        kind,
+                        agent,
+                        task,
+                        int(attempt),
+                        is_genuine=self._is_genuine(subject, cap),
                     )
                 case [shard, execution, "started"]:
                     return FactSubject(int(shard), execution, "started")

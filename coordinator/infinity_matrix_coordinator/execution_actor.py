@@ -143,7 +143,9 @@ class ExecutionActor:
             return [Arm(None, at)]
         if self.stopped_at is None:
             return [PublishDeadline(), Arm(None, now + CLOSE_AGAIN_S)]
-        error = TaskError(ErrorType.CANCELLED, "stopped, and the agent gave no outcome within the grace", retryable=False)
+        error = TaskError(
+            ErrorType.CANCELLED, "stopped, and the agent gave no outcome within the grace", retryable=False
+        )
         closings: list[Effect] = [CloseAttempt(name, self.tasks[name].attempt, error) for name in sorted(self.open)]
         return [*closings, Arm(None, now + CLOSE_AGAIN_S)]
 
@@ -396,4 +398,3 @@ class ExecutionActor:
         if self.stopped_at is not None:
             return self.stopped_at + definition.grace
         return None if definition.timeout is None else self.started.at + definition.timeout
-

@@ -1,0 +1,185 @@
+"""The JetStream API of the server, as far as it is used here: plain requests with JSON, over a session.
+
+Errors keep the server's code: 10059 no such stream, 10014 no such consumer, 10058 stream name in use, 10037 no message.
+"""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from infinity_matrix_actors.errors import InfinityMatrixError
+
+from infinity_matrix_bus.codec import decode_record, encode
+from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
+
+API_PREFIX = "$JS.API"
+TIMEOUT_S = 5.0
+STREAM_NOT_FOUND = 10059
+CONSUMER_NOT_FOUND = 10014
+NO_MESSAGE = 10037
+NAME_IN_USE = 10058
+#: What the server answers to at most in one multi_last; more is error 413.
+MULTI_LAST_MAX = 1024
+
+
+class JetStreamError(InfinityMatrixError):
+    """Raised when the server refuses a JetStream request; `code` is its own err_code."""
+
+    def __init__(self, request: str, code: int, description: str) -> None:
+        self.code = code
+        self.description = description
+        super().__init__(f"{request}: {description} ({code})")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as a stream holds it. `at` is RFC 3339 text, as the server gives it."""
+
+    subject: str
+    data: bytes
+    sequence: int
+    at: str
+
+
+class JetStreamApi:
+    """Requests on one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def call(self, request: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+        """One request; raises JetStreamError, and code 503 when the server has no JetStream."""
+        payload = b"" if body is None else encode(body)
+        try:
+            record = decode_record(await self._session.request(f"{API_PREFIX}.{request}", payload, timeout_s))
+        except NoResponders:
+            raise JetStreamError(request, 503, "the server has JetStream switched off, or no leader") from None
+        error = record.get("error")
+        if error:
+            raise JetStreamError(request, int(error.get("err_code", 0)), str(error.get("description", "")))
+        return record
+
+    async def create_stream(self, config: dict[str, Any]) -> dict[str, Any]:
+        return await self.call(f"STREAM.CREATE.{config['name']}", config)
+
+    async def update_stream(self, config: dict[str, Any]) -> dict[str, Any]:
+        return await self.call(f"STREAM.UPDATE.{config['name']}", config)
+
+    async def stream_info(self, stream: str) -> dict[str, Any] | None:
+        """The stream's config and state, None when there is no such stream."""
+        try:
+            return await self.call(f"STREAM.INFO.{stream}")
+        except JetStreamError as error:
+            if error.code == STREAM_NOT_FOUND:
+                return None
+            raise
+
+    async def last_sequence(self, stream: str) -> int:
+        info = await self.call(f"STREAM.INFO.{stream}")
+        return int(info["state"]["last_seq"])
+
+    async def purge(self, stream: str, subject: str) -> int:
+        """Deletes the messages on `subject` (wildcards allowed); answers how many."""
+        return int((await self.call(f"STREAM.PURGE.{stream}", {"filter": subject})).get("purged", 0))
+
+    async def create_consumer(self, stream: str, name: str, config: dict[str, Any]) -> dict[str, Any]:
+        """Creates the consumer, or updates it to this config."""
+        body = {"stream_name": stream, "config": {**config, "name": name}}
+        return await self.call(f"CONSUMER.CREATE.{stream}.{name}", body)
+
+    async def consumer_info(self, stream: str, name: str) -> dict[str, Any] | None:
+        try:
+            return await self.call(f"CONSUMER.INFO.{stream}.{name}")
+        except JetStreamError as error:
+            if error.code == CONSUMER_NOT_FOUND:
+                return None
+            raise
+
+    async def delete_consumer(self, stream: str, name: str) -> None:
+        await self.call(f"CONSUMER.DELETE.{stream}.{name}")
+
+    async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
+        """The last message on a subject by a leader read: it sees every write confirmed before."""
+        try:
+            record = await self.call(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+        except JetStreamError as error:
+            if error.code == NO_MESSAGE:
+                return None
+            raise
+        message = record["message"]
+        data = base64.b64decode(message.get("data") or "")
+        return StoredMessage(message["subject"], data, int(message["seq"]), str(message["time"]))
+
+    async def multi_last(self, stream: str, subjects: list[str]) -> list[StoredMessage] | None:
+        """The last message on each subject that matches, in stream order; None when they are more than 1,024.
+
+        A direct get: on a replicated stream a follower may answer that has not seen the latest writes.
+        """
+        return await _DirectGet(self._session, stream, subjects).read()
+
+    async def paged(self, request: str, key: str) -> AsyncIterator[Any]:
+        """All items of a paged listing, e.g. `paged("CONSUMER.LIST.IM_WORK", "consumers")`."""
+        offset = 0
+        while True:
+            record = await self.call(request, {"offset": offset})
+            items = record.get(key) or []
+            for item in items:
+                yield item
+            offset += len(items)
+            if not items or offset >= int(record.get("total", 0)):
+                return
+
+
+class _DirectGet:
+    """One multi_last request: many messages on one inbox, then an end-of-batch status."""
+
+    def __init__(self, session: Session, stream: str, subjects: list[str]) -> None:
+        self._session = session
+        self._subject = f"{API_PREFIX}.DIRECT.GET.{stream}"
+        self._subjects = subjects
+        self._messages: list[StoredMessage] = []
+        self._done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def read(self) -> list[StoredMessage] | None:
+        inbox = self._session.client.new_inbox()
+        subscription = await self._session.subscribe(inbox, self._receive)
+        self._session.when_lost(self._lose)
+        try:
+            self._session.publish(self._subject, encode({"multi_last": self._subjects}), inbox)
+            is_whole = await asyncio.wait_for(self._done, TIMEOUT_S)
+        except TimeoutError:
+            raise RequestTimeout(f"no answer on {self._subject} within {TIMEOUT_S:g} s") from None
+        finally:
+            self._session.not_when_lost(self._lose)
+            await subscription.close()
+        if self._session.is_lost:
+            raise SessionLost("the connection was lost during a read")
+        return self._messages if is_whole else None
+
+    def _lose(self) -> None:
+        if not self._done.done():
+            self._done.set_result(False)
+
+    def _receive(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+        if self._done.done() or headers is None:
+            return
+        if headers.startswith(b"NATS/1.0 "):
+            code = headers[9:12]
+            self._done.set_result(code in (b"204", b"404"))
+            return
+        fields = parse_headers(headers)
+        self._messages.append(
+            StoredMessage(fields["nats-subject"], data, int(fields["nats-sequence"]), fields.get("nats-time-stamp", ""))
+        )
+
+
+def parse_headers(block: bytes) -> dict[str, str]:
+    """A header block as a dict with lower-case names."""
+    fields: dict[str, str] = {}
+    for line in block.split(b"\r\n")[1:]:
+        key, separator, value = line.partition(b":")
+        if separator:
+            fields[key.strip().lower().decode(errors="replace")] = value.strip().decode(errors="replace")
+    return fields

@@ -1,0 +1,121 @@
+"""The store of definitions: by content hash, and by workflow name for the one that is deployed.
+
+A definition is stored before the fact that names it. It is compressed: 2,000 tasks with all defaults written out are
+some 600 KB of JSON and some 30 KB here.
+"""
+
+import asyncio
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from infinity_matrix_actors.definition import WorkflowDefinition
+from infinity_matrix_actors.errors import PayloadTooLarge, StorageUnavailable
+from nats.errors import Error as NatsError
+from nats.js.errors import KeyNotFoundError, NoKeysError
+from nats.js.kv import KeyValue
+
+from infinity_matrix_bus.codec import MESSAGE_BYTES_MAX, decode_record, encode
+from infinity_matrix_bus.installation import bucket
+from infinity_matrix_bus.session import Session
+from infinity_matrix_bus.subjects import Subjects
+
+#: A compressed definition is not unpacked above this.
+UNPACKED_BYTES_MAX = 64 * 1024 * 1024
+TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Which definition a workflow's name stands for, and whether its triggers are armed."""
+
+    workflow: str
+    definition: str
+    version: str
+    is_armed: bool
+
+    @classmethod
+    def read(cls, workflow: str, data: bytes) -> "Deployment":
+        record = decode_record(data)
+        return cls(workflow, str(record["definition"]), str(record["version"]), record.get("armed") is True)
+
+    def record(self) -> dict[str, Any]:
+        return {"definition": self.definition, "version": self.version, "armed": self.is_armed}
+
+
+class DefinitionStore:
+    """Definitions on one session."""
+
+    def __init__(self, session: Session, subjects: Subjects) -> None:
+        self._session = session
+        self._name = subjects.bucket("definitions")
+        self._bucket: KeyValue | None = None
+
+    async def store(self, definition: WorkflowDefinition) -> str:
+        """Stores a definition unless it is there; answers its hash. Raises PayloadTooLarge, StorageUnavailable."""
+        canonical = definition.canonical()
+        digest = definition.digest()
+        packed = zlib.compress(canonical, 6)
+        if len(packed) > MESSAGE_BYTES_MAX:
+            raise PayloadTooLarge(f"the definition of {definition.name}", len(packed), MESSAGE_BYTES_MAX)
+        await self._guard((await self._open()).put(f"hash.{digest}", packed))
+        return digest
+
+    async def load(self, digest: str) -> WorkflowDefinition | None:
+        """The definition of a hash, None when it is not readable yet."""
+        packed = await self._get(f"hash.{digest}")
+        if packed is None:
+            return None
+        unpacker = zlib.decompressobj()
+        return WorkflowDefinition.from_canonical(unpacker.decompress(packed, UNPACKED_BYTES_MAX))
+
+    async def deploy(self, definition: WorkflowDefinition, *, is_armed: bool) -> Deployment:
+        """Stores the definition and makes the workflow's name stand for it."""
+        digest = await self.store(definition)
+        deployment = Deployment(definition.name, digest, definition.version, is_armed)
+        await self._guard((await self._open()).put(f"name.{definition.name}", encode(deployment.record())))
+        return deployment
+
+    async def deployment(self, workflow: str) -> Deployment | None:
+        data = await self._get(f"name.{workflow}")
+        return None if data is None else Deployment.read(workflow, data)
+
+    async def disarm(self, workflow: str) -> bool:
+        """Takes a workflow's triggers down; answers whether it was deployed."""
+        found = await self.deployment(workflow)
+        if found is None:
+            return False
+        record = {**found.record(), "armed": False}
+        await self._guard((await self._open()).put(f"name.{workflow}", encode(record)))
+        return True
+
+    async def deployments(self) -> list[Deployment]:
+        """All workflows that have a name here."""
+        store = await self._open()
+        try:
+            keys = await asyncio.wait_for(store.keys(filters=["name.>"]), TIMEOUT_S)
+        except NoKeysError:
+            return []
+        found = [await self.deployment(key.removeprefix("name.")) for key in sorted(keys)]
+        return [deployment for deployment in found if deployment is not None]
+
+    async def _open(self) -> KeyValue:
+        if self._bucket is None:
+            self._bucket = await self._guard(bucket(self._session, self._name))
+        return self._bucket
+
+    async def _get(self, key: str) -> bytes | None:
+        store = await self._open()
+        try:
+            value: bytes | None = (await self._guard(store.get(key))).value
+            return value
+        except KeyNotFoundError:
+            return None
+
+    async def _guard(self, call: Any) -> Any:
+        try:
+            return await asyncio.wait_for(call, TIMEOUT_S)
+        except KeyNotFoundError:
+            raise
+        except (NatsError, TimeoutError) as error:
+            raise StorageUnavailable(f"the definitions could not be reached: {error}") from error

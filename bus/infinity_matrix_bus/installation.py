@@ -1,0 +1,114 @@
+"""The installation: what every part of one system must agree on, made once and read by all.
+
+The number of shards, the version and the prefix, and the secret of the capabilities, which only coordinators read.
+"""
+
+import os
+import secrets
+from dataclasses import dataclass
+
+from infinity_matrix_actors.errors import NotInstalled, StorageUnavailable
+from nats.errors import Error as NatsError
+from nats.js.api import KeyValueConfig, StorageType
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import NotFoundError as JsNotFoundError
+from nats.js.kv import KeyValue
+
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.session import Session
+from infinity_matrix_bus.streams import budget_bytes, make_streams, stream_configs
+from infinity_matrix_bus.subjects import Subjects
+
+SHARDS_DEFAULT = 4
+SHARDS_MAX = 1024
+INSTALLATION_VERSION = "1"
+SECRET_BYTES = 32
+TIMEOUT_S = 5.0
+MEMBER_TTL_S = 5.0
+DEFINITION_BYTES_MAX = 512 * 1024
+_BUCKETS = ("definitions", "schedules", "checkpoints")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What was agreed when the installation was made. `secret` is empty for who may not know it."""
+
+    prefix: str
+    shards: int
+    secret: bytes = b""
+
+    def subjects(self) -> Subjects:
+        return Subjects(self.prefix, self.secret)
+
+
+async def bucket(session: Session, name: str) -> KeyValue:
+    """A key-value bucket by its whole name; raises nats' BucketNotFoundError."""
+    return await session.client.jetstream(timeout=TIMEOUT_S).key_value(name)
+
+
+async def install(session: Session, prefix: str = "im", shards: int = SHARDS_DEFAULT) -> Installation:
+    """Makes what is missing of an installation and answers it; two who install at once agree.
+
+    `shards` counts only for the first. Raises ValueError for a number of shards out of 1..1024.
+    """
+    if not 1 <= shards <= SHARDS_MAX:
+        raise ValueError(f"shards is {shards}, it must be 1 to {SHARDS_MAX}")
+    subjects = Subjects(prefix)
+    replicas = 3 if session.client._server_info.get("cluster") else 1
+    try:
+        store = await _make_bucket(session, subjects.bucket("installation"), replicas)
+        shards = int(await _agree(store, "shards", str(shards)))
+        secret = await _agree(store, "secret", secrets.token_hex(SECRET_BYTES))
+        await _agree(store, "version", INSTALLATION_VERSION)
+        await _agree(store, "prefix", prefix)
+        for name in _BUCKETS:
+            await _make_bucket(session, subjects.bucket(name), replicas)
+        await _make_bucket(session, subjects.bucket("members"), replicas, ttl_s=MEMBER_TTL_S)
+    except NatsError as error:
+        raise StorageUnavailable(f"the installation could not be made: {error}") from error
+    api = JetStreamApi(session)
+    await make_streams(api, stream_configs(subjects, shards, replicas, await budget_bytes(api)))
+    return Installation(prefix, shards, _secret(secret))
+
+
+async def read_installation(session: Session, prefix: str = "im", *, with_secret: bool = False) -> Installation:
+    """The installation at this server; raises NotInstalled."""
+    try:
+        store = await bucket(session, Subjects(prefix).bucket("installation"))
+        shards = await store.get("shards")
+        secret = (await store.get("secret")).value if with_secret else None
+    except (BucketNotFoundError, KeyNotFoundError, JsNotFoundError):
+        raise NotInstalled(session.endpoint.url.rpartition("@")[2], prefix) from None
+    except NatsError as error:
+        raise StorageUnavailable(f"the installation could not be read: {error}") from error
+    assert shards.value is not None
+    return Installation(prefix, int(shards.value), _secret(secret.decode()) if secret is not None else b"")
+
+
+def _secret(stored: str) -> bytes:
+    override = os.environ.get("IM_SECRET")
+    return override.encode() if override else bytes.fromhex(stored)
+
+
+async def _make_bucket(session: Session, name: str, replicas: int, ttl_s: float | None = None) -> KeyValue:
+    js = session.client.jetstream(timeout=TIMEOUT_S)
+    try:
+        return await js.key_value(name)
+    except (BucketNotFoundError, JsNotFoundError):
+        config = KeyValueConfig(bucket=name, history=1, storage=StorageType.FILE, replicas=replicas, ttl=ttl_s)
+        try:
+            return await js.create_key_value(config)
+        except NatsError:
+            # Another coordinator was quicker.
+            return await js.key_value(name)
+
+
+async def _agree(store: KeyValue, key: str, value: str) -> str:
+    """The value of a key that is made once: ours if we are first."""
+    try:
+        await store.create(key, value.encode())
+    except KeyWrongLastSequenceError:
+        stored = (await store.get(key)).value
+        assert stored is not None
+        return stored.decode()
+    return value

@@ -1,0 +1,124 @@
+"""The streams of an installation: their configs, and making them.
+
+The log and everything precious is R3 in a cluster and R1 embedded. Derived streams are persisted asynchronously on R1,
+1.4 times the throughput with `sync_interval: always`; a replicated stream refuses that mode and does not need it.
+"""
+
+from typing import Any
+
+from infinity_matrix_bus.api import NAME_IN_USE, JetStreamApi, JetStreamError
+from infinity_matrix_bus.subjects import Subjects
+
+_SECOND = 1_000_000_000
+_DAY = 86_400 * _SECOND
+#: The server's silent default is 1,000 a stream: tails, waits and agents are more.
+CONSUMERS_MAX = 100_000
+#: Shares of the store's budget; together at most 0.8, because the server reserves what `max_bytes` says.
+FACTS_SHARE = 0.40
+WORK_SHARE = 0.15
+STATUS_SHARE = 0.05
+LOGS_SHARE = 0.10
+TRIGGERS_SHARE = 0.03
+DEAD_SHARE = 0.02
+#: When the account names no limit.
+BUDGET_DEFAULT_BYTES = 8 * 1024**3
+#: Who asks before running covers what the window does not: DESIGN rule 5 publishes plainly for a quarter of it.
+WORK_DUPLICATE_WINDOW_S = 120
+TRIGGERS_DUPLICATE_WINDOW_S = 600
+ACK_WAIT_S = 30.0
+ACK_PENDING_MAX = 20_000
+
+
+def stream_configs(subjects: Subjects, shards: int, replicas: int, budget_bytes: int) -> list[dict[str, Any]]:
+    """The config of every stream of an installation, as the server's API takes it."""
+
+    def share(part: float) -> int:
+        return int(budget_bytes * part)
+
+    base: dict[str, Any] = {
+        "storage": "file",
+        "num_replicas": replicas,
+        "max_consumers": CONSUMERS_MAX,
+        "allow_direct": True,
+        "allow_rollup_hdrs": False,
+    }
+    derived = {**base, "persist_mode": "async"} if replicas == 1 else base
+    write_once = {"max_msgs_per_subject": 1, "discard": "new", "discard_new_per_subject": True}
+    configs: list[dict[str, Any]] = [
+        {
+            **base,
+            **write_once,
+            "name": subjects.facts_stream(shard),
+            "subjects": [subjects.facts_of_shard(shard)],
+            "retention": "limits",
+            "max_age": 7 * _DAY,
+            # 0 would mean 2 minutes, and nobody sends a Msg-Id to the log.
+            "duplicate_window": _SECOND // 10,
+            "max_bytes": share(FACTS_SHARE / shards),
+        }
+        for shard in range(shards)
+    ]
+    configs.append(
+        {
+            **derived,
+            **write_once,
+            "name": subjects.work_stream,
+            "subjects": [f"{subjects.prefix}.work.>"],
+            "retention": "workqueue",
+            "duplicate_window": WORK_DUPLICATE_WINDOW_S * _SECOND,
+            "max_bytes": share(WORK_SHARE),
+        }
+    )
+    plain = [
+        (subjects.status_stream, subjects.all_status, 1, STATUS_SHARE, 0),
+        (subjects.logs_stream, subjects.all_logs, 3, LOGS_SHARE, 0),
+        (subjects.triggers_stream, subjects.all_triggers, 1, TRIGGERS_SHARE, TRIGGERS_DUPLICATE_WINDOW_S),
+        (subjects.dead_stream, subjects.all_dead, 30, DEAD_SHARE, 0),
+    ]
+    for name, subject, days, part, window_s in plain:
+        config: dict[str, Any] = {
+            **derived,
+            "name": name,
+            "subjects": [subject],
+            "retention": "limits",
+            "discard": "old",
+            "max_age": days * _DAY,
+            "max_bytes": share(part),
+        }
+        if window_s:
+            config["duplicate_window"] = window_s * _SECOND
+            # An event is not derived from anything: it is kept like the log.
+            config.pop("persist_mode", None)
+        configs.append(config)
+    return configs
+
+
+async def make_streams(api: JetStreamApi, configs: list[dict[str, Any]]) -> None:
+    """Makes the streams that are not there; one that is there is left as its operator set it."""
+    for config in configs:
+        try:
+            await api.create_stream(config)
+        except JetStreamError as error:
+            if error.code != NAME_IN_USE:
+                raise
+
+
+async def budget_bytes(api: JetStreamApi) -> int:
+    """What the account may store, in bytes."""
+    limits = (await api.call("INFO")).get("limits", {})
+    storage = int(limits.get("max_storage", -1))
+    return storage if storage > 0 else BUDGET_DEFAULT_BYTES
+
+
+def agent_consumer(subjects: Subjects, agent: str) -> dict[str, Any]:
+    """The durable consumer of an agent; the coordinator makes it, and corrects one that an agent made."""
+    return {
+        "durable_name": agent,
+        "filter_subject": subjects.work_of_agent(agent),
+        "ack_policy": "explicit",
+        "ack_wait": int(ACK_WAIT_S * _SECOND),
+        "max_deliver": -1,
+        "max_ack_pending": ACK_PENDING_MAX,
+        "max_waiting": 8192,
+        "deliver_policy": "all",
+    }

@@ -1,0 +1,53 @@
+"""How much work of one agent may be queued at a time; the rest stays in the state, ready.
+
+An agent nobody runs must not fill `IM_WORK` and starve the others.
+"""
+
+from collections import deque
+
+#: Works of one agent queued at a time, over all shards.
+QUEUED_MAX = 10_000
+
+Attempt = tuple[str, str, int]  #: execution, task, attempt
+
+
+class Backlog:
+    """One shard's share: which attempts are out, and which are held back, by agent."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = max(1, limit)
+        self._out: dict[str, set[Attempt]] = {}
+        self._held: dict[str, deque[Attempt]] = {}
+
+    def admit(self, agent: str, attempt: Attempt) -> bool:
+        """Whether the attempt may be published now; if not it is held and comes out of `settle` later."""
+        out = self._out.get(agent)
+        if out is None:
+            out = self._out[agent] = set()
+        if attempt in out:
+            return True
+        if len(out) >= self._limit:
+            self._held.setdefault(agent, deque()).append(attempt)
+            return False
+        out.add(attempt)
+        return True
+
+    def settle(self, agent: str, attempt: Attempt) -> Attempt | None:
+        """Takes in that an attempt has its outcome; answers one that was held and may be published now."""
+        out = self._out.get(agent)
+        if out is None or attempt not in out:
+            return None
+        out.discard(attempt)
+        held = self._held.get(agent)
+        if not held:
+            return None
+        released = held.popleft()
+        out.add(released)
+        return released
+
+    def is_held(self, agent: str, attempt: Attempt) -> bool:
+        """Whether the attempt waits here, so that its absence from `IM_WORK` is no loss."""
+        return attempt not in self._out.get(agent, ()) and bool(self._held.get(agent))
+
+    def held(self) -> int:
+        return sum(len(queue) for queue in self._held.values())

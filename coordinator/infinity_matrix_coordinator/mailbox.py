@@ -1,0 +1,159 @@
+"""The mailbox of a shard: which execution actor hears a fact, one fact at a time, in log order.
+
+An actor exists from its `started` to its `finished`. Facts that come before the actor can exist are parked: because
+`started` is not there yet, or because its definition is not readable yet. An actor that raises is quarantined alone.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+from infinity_matrix_actors.effect import Effect
+from infinity_matrix_actors.fact import Fact, Finished, Started
+from infinity_matrix_actors.plan import Plan
+
+from infinity_matrix_coordinator.execution_actor import ExecutionActor
+
+#: Facts before their `started` are kept this long, in stream time.
+ORPHANS_KEPT_S = 3600.0
+ORPHAN_EXECUTIONS_MAX = 10_000
+#: Finished executions remembered, so that a late fact of one is not taken for an orphan.
+FINISHED_REMEMBERED_MAX = 100_000
+log = structlog.get_logger("infinity_matrix.coordinator")
+
+
+@dataclass(slots=True)
+class Parked:
+    """Facts of an execution whose actor cannot exist yet."""
+
+    sequence: int
+    at: float
+    facts: list[tuple[int, Fact]] = field(default_factory=list)
+    started: Started | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """An execution whose actor raised; `sequence` is the fact it stopped at."""
+
+    sequence: int
+    reason: str
+
+
+class Mailbox:
+    """All actors of one shard. `plan_of` answers a definition's plan, or None while it is not readable."""
+
+    def __init__(self, plan_of: Callable[[str], Plan | None]) -> None:
+        self._plan_of = plan_of
+        self.executions: OrderedDict[str, ExecutionActor] = OrderedDict()
+        self.parked: OrderedDict[str, Parked] = OrderedDict()
+        self.quarantined: OrderedDict[str, Quarantine] = OrderedDict()
+        self._finished: OrderedDict[str, None] = OrderedDict()
+        self.dropped = 0
+
+    def deliver(self, fact: Fact, sequence: int) -> list[Effect]:
+        """Gives a fact to its actor and answers the effects; parks it when there is no actor yet."""
+        actor = self.executions.get(fact.execution)
+        if actor is not None:
+            return self._receive(actor, fact, sequence)
+        if fact.execution in self._finished or fact.execution in self.quarantined:
+            self.dropped += 1
+            return []
+        parked = self.parked.get(fact.execution)
+        if isinstance(fact, Started) and (parked is None or parked.started is None):
+            if parked is None:
+                plan = self._plan_of(fact.definition)
+                if plan is not None:
+                    return self._receive(self._open(fact, plan, sequence), fact, sequence)
+            parked = self._park(fact, sequence)
+            parked.started = fact
+            return []
+        if isinstance(fact, Finished) and (parked is None or parked.started is None):
+            self.forget(fact.execution)
+            return []
+        self._park(fact, sequence).facts.append((sequence, fact))
+        return []
+
+    def awaited_definitions(self) -> dict[str, list[str]]:
+        """Definitions that parked executions wait for, each with those executions."""
+        awaited: dict[str, list[str]] = {}
+        for execution, parked in self.parked.items():
+            if parked.started is not None:
+                awaited.setdefault(parked.started.definition, []).append(execution)
+        return awaited
+
+    def unpark(self, execution: str, plan: Plan) -> list[tuple[Fact, list[Effect]]]:
+        """Opens a parked execution; answers each of its facts with its effects, in order."""
+        parked = self.parked.pop(execution, None)
+        if parked is None or parked.started is None:
+            return []
+        actor = self._open(parked.started, plan, parked.sequence)
+        answers: list[tuple[Fact, list[Effect]]] = [
+            (parked.started, self._receive(actor, parked.started, parked.sequence))
+        ]
+        # `started` goes first even where a cancel or a signal is older.
+        for sequence, fact in parked.facts:
+            if execution in self.executions:
+                answers.append((fact, self._receive(actor, fact, sequence)))
+        return answers
+
+    def forget(self, execution: str) -> None:
+        """Takes a finished execution out."""
+        self.executions.pop(execution, None)
+        self.parked.pop(execution, None)
+        self._finished[execution] = None
+        if len(self._finished) > FINISHED_REMEMBERED_MAX:
+            self._finished.popitem(last=False)
+
+    def drop_orphans(self, now: float) -> None:
+        """Drops facts that waited too long for their `started`."""
+        for execution, parked in list(self.parked.items()):
+            if parked.started is None and parked.at < now - ORPHANS_KEPT_S:
+                del self.parked[execution]
+                self.dropped += len(parked.facts)
+
+    def position(self, next_sequence: int) -> int:
+        """The sequence a new owner must read from: nothing before it matters any more."""
+        oldest = next_sequence
+        for actor in self.executions.values():
+            oldest = min(oldest, actor.sequence)
+            break
+        for parked in self.parked.values():
+            oldest = min(oldest, parked.sequence)
+        for quarantine in self.quarantined.values():
+            oldest = min(oldest, quarantine.sequence)
+        return oldest
+
+    def _open(self, started: Started, plan: Plan, sequence: int) -> ExecutionActor:
+        actor = ExecutionActor(started, plan, sequence)
+        self.executions[started.execution] = actor
+        return actor
+
+    def _receive(self, actor: ExecutionActor, fact: Fact, sequence: int) -> list[Effect]:
+        try:
+            effects = actor.receive(fact)
+        except Exception as error:
+            # One actor's fault must not stop the others; what it did is visible and it can go on after a fix.
+            log.exception("execution_quarantined", execution=actor.id, sequence=sequence)
+            self.executions.pop(actor.id, None)
+            self.quarantined[actor.id] = Quarantine(actor.sequence, f"{type(error).__name__}: {error}")
+            return []
+        if actor.finished is not None:
+            self.forget(actor.id)
+        return effects
+
+    def _park(self, fact: Fact, sequence: int) -> Parked:
+        parked = self.parked.get(fact.execution)
+        if parked is None:
+            parked = self.parked[fact.execution] = Parked(sequence, fact.at)
+            if len(self.parked) > ORPHAN_EXECUTIONS_MAX:
+                self._drop_oldest_orphan()
+        return parked
+
+    def _drop_oldest_orphan(self) -> None:
+        for execution, parked in self.parked.items():
+            if parked.started is None:
+                del self.parked[execution]
+                self.dropped += len(parked.facts)
+                return

@@ -1,0 +1,283 @@
+"""What anyone may do with an installation: deploy, start, cancel, and read by folding the log.
+
+Clients do these themselves, with the same pure code as the coordinators and with no coordinator alive; the API service
+does them for who has no such code.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import uuid_utils
+from infinity_matrix_actors.definition import WorkflowDefinition
+from infinity_matrix_actors.errors import (
+    ExecutionExists,
+    StorageUnavailable,
+    UnknownExecution,
+    UnknownWorkflow,
+)
+from infinity_matrix_actors.fact import CommandKind, Started
+from infinity_matrix_actors.names import check_name
+from infinity_matrix_actors.plan import Plan
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.codec import decode
+from infinity_matrix_bus.connection import Connection
+from infinity_matrix_bus.definitions import DefinitionStore
+from infinity_matrix_bus.facts import command_payload, decode_fact, started_payload
+from infinity_matrix_bus.history import follow_facts, read_all, read_facts
+from infinity_matrix_bus.installation import Installation
+from infinity_matrix_bus.publisher import Fate, Outbox
+from infinity_matrix_bus.session import Session, SessionLost
+from infinity_matrix_bus.subjects import shard_of
+
+from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.views import StatusUpdate, updates_of
+
+WRITE_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
+#: Between two looks at the log while waiting; the status messages are quicker, but best effort.
+POLL_MIN_S = 1.0
+POLL_MAX_S = 5.0
+PLANS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSummary:
+    """A line of a listing. Times are seconds since the epoch."""
+
+    execution_id: str
+    workflow: str
+    state: str
+    started_at: float
+    finished_at: float | None
+
+
+def new_execution_id() -> str:
+    """A UUIDv7 as 32 hex digits: unique, and sorted by time."""
+    return uuid_utils.uuid7().hex
+
+
+class Operations:
+    """Operations on one connection. Call `open` first and `close` at the end; the connection stays."""
+
+    def __init__(self, connection: Connection, installation: Installation) -> None:
+        self._connection = connection
+        self.installation = installation
+        self.subjects = installation.subjects()
+        self._outbox = Outbox(connection)
+        self._plans: dict[str, Plan] = {}
+
+    async def open(self) -> "Operations":
+        await self._connection.add_listener(self._outbox.on_session)
+        return self
+
+    def close(self) -> None:
+        self._connection.remove_listener(self._outbox.on_session)
+        self._outbox.close()
+
+    async def session(self) -> Session:
+        return await self._connection.connected(CONNECT_TIMEOUT_S)
+
+    async def deploy(self, definition: WorkflowDefinition) -> str:
+        """Stores a definition and arms its triggers, in place of the earlier version's; answers its hash."""
+        deployment = await (await self._store()).deploy(definition, is_armed=bool(definition.triggers))
+        return deployment.definition
+
+    async def undeploy(self, workflow: str) -> None:
+        """Disarms a workflow's triggers; raises UnknownWorkflow."""
+        if not await (await self._store()).disarm(workflow):
+            raise UnknownWorkflow(workflow)
+
+    async def store(self, definition: WorkflowDefinition) -> str:
+        """Stores a definition by its hash; a name that is new stands for it, one that is deployed is left alone."""
+        store = await self._store()
+        digest = await store.store(definition)
+        self._remember(Plan.of(definition, digest))
+        if await store.deployment(definition.name) is None:
+            await store.deploy(definition, is_armed=False)
+        return digest
+
+    async def definition_of(self, workflow: str) -> str:
+        """The hash a workflow's name stands for; raises UnknownWorkflow."""
+        deployment = await (await self._store()).deployment(workflow)
+        if deployment is None:
+            raise UnknownWorkflow(workflow)
+        return deployment.definition
+
+    async def start(
+        self,
+        workflow: str,
+        definition: str,
+        input: Any = None,
+        execution_id: str | None = None,
+        cause: dict[str, Any] | None = None,
+    ) -> str:
+        """Starts an execution; answers its id once that is a fact.
+
+        Raises ExecutionExists when the id is taken by another definition or input, InvalidName, PayloadTooLarge,
+        PayloadNotEncodable, StorageUnavailable. Starting the same again answers the same id.
+        """
+        execution = new_execution_id() if execution_id is None else check_name("execution id", execution_id)
+        shard = shard_of(execution, self.installation.shards)
+        payload = started_payload(Started(execution, 0.0, workflow, definition, input, cause or {}))
+        subject = self.subjects.started(shard, execution)
+        ack = await self._outbox.publish(subject, payload, WRITE_TIMEOUT_S)
+        if ack.fate is Fate.TAKEN and execution_id is not None:
+            await self._compare(execution, subject, definition, payload)
+        return execution
+
+    async def cancel(self, execution: str, reason: str = "") -> None:
+        """Asks for an execution to be cancelled; raises UnknownExecution. Nothing happens to one that has ended."""
+        shard = shard_of(execution, self.installation.shards)
+        stream = self.subjects.facts_stream(shard)
+        api = JetStreamApi(await self.session())
+        if await api.last_message(stream, self.subjects.started(shard, check_id(execution))) is None:
+            raise UnknownExecution(execution)
+        subject = self.subjects.command(shard, execution, str(CommandKind.CANCEL), new_execution_id())
+        await self._outbox.publish(subject, command_payload(CommandKind.CANCEL, reason), WRITE_TIMEOUT_S)
+
+    async def fold(self, execution: str) -> ExecutionActor:
+        """An execution's state as of now, from the log alone; raises UnknownExecution."""
+        session = await self.session()
+        facts = await read_facts(session, self.subjects, self.installation.shards, check_id(execution))
+        started = next(((sequence, fact) for sequence, fact in facts if isinstance(fact, Started)), None)
+        if started is None:
+            raise UnknownExecution(execution)
+        actor = ExecutionActor(started[1], await self._plan(started[1].definition), started[0])
+        # `started` goes first even where a cancel is older, as in the coordinators' mailbox.
+        actor.receive(started[1])
+        for _, fact in facts:
+            if fact is not started[1]:
+                actor.receive(fact)
+        return actor
+
+    async def wait(self, execution: str, *, is_new: bool = False) -> ExecutionActor:
+        """The state of an execution once it is decided. `is_new`: it was started just now, so nothing is read yet."""
+        hint = asyncio.Event()
+        poll_s = POLL_MIN_S
+        while True:
+            try:
+                session = await self.session()
+                subscription = await session.subscribe(
+                    self.subjects.status_of(check_id(execution)),
+                    lambda subject, *_: hint.set() if not subject.endswith(".running") else None,
+                )
+                try:
+                    while not session.is_lost:
+                        if not is_new:
+                            actor = await self.fold(execution)
+                            if actor.is_decided:
+                                return actor
+                        is_new = False
+                        hint.clear()
+                        poll_s = await _hinted(hint, poll_s)
+                finally:
+                    await subscription.close()
+            except SessionLost:
+                is_new = False
+
+    async def follow(self, execution: str) -> AsyncIterator[StatusUpdate]:
+        """Every transition from the beginning, as it comes; ends with the execution. Raises UnknownExecution."""
+        actor: ExecutionActor | None = None
+        await self._check_exists(execution)
+        sequence = 0
+        while True:
+            try:
+                session = await self.session()
+                facts = follow_facts(session, self.subjects, self.installation.shards, execution, sequence + 1)
+                try:
+                    async for number, fact in facts:
+                        sequence = number
+                        if actor is None:
+                            if not isinstance(fact, Started):
+                                continue
+                            actor = ExecutionActor(fact, await self._plan(fact.definition), number)
+                        for update in updates_of(actor, actor.receive(fact)):
+                            yield update
+                        if actor.is_decided:
+                            return
+                finally:
+                    await facts.aclose()  # type: ignore[attr-defined]
+            except SessionLost:
+                continue
+
+    async def executions(self, workflow: str | None = None, state: str | None = None) -> list[ExecutionSummary]:
+        """All executions in the log, newest first, filtered."""
+        session = await self.session()
+        shards = range(self.installation.shards)
+        found = [summary for shard in shards for summary in await self._list_shard(session, shard)]
+        found.sort(key=lambda summary: summary.started_at, reverse=True)
+        return [
+            summary
+            for summary in found
+            if (workflow is None or summary.workflow == workflow) and (state is None or summary.state == state)
+        ]
+
+    async def _list_shard(self, session: Session, shard: int) -> list[ExecutionSummary]:
+        filters = (self.subjects.all_started(shard), self.subjects.all_finished(shard))
+        started: dict[str, ExecutionSummary] = {}
+        for entry in await read_all(session, self.subjects.facts_stream(shard), filters):
+            subject = self.subjects.parse_fact(entry.subject)
+            fact = decode_fact(subject, entry.data, entry.at) if subject is not None else None
+            if isinstance(fact, Started):
+                started[fact.execution] = ExecutionSummary(fact.execution, fact.workflow, "running", fact.at, None)
+            elif fact is not None and fact.execution in started:
+                seen = started[fact.execution]
+                state = str(getattr(fact, "state", seen.state))
+                started[fact.execution] = ExecutionSummary(
+                    seen.execution_id, seen.workflow, state, seen.started_at, fact.at
+                )
+        return list(started.values())
+
+    async def _compare(self, execution: str, subject: str, definition: str, payload: bytes) -> None:
+        shard = shard_of(execution, self.installation.shards)
+        stored = await JetStreamApi(await self.session()).last_message(self.subjects.facts_stream(shard), subject)
+        if stored is None:
+            return
+        there, ours = decode(stored.data), decode(payload)
+        if not isinstance(there, dict) or there.get("definition") != definition:
+            raise ExecutionExists(execution, "definition")
+        if there.get("input") != ours["input"]:
+            raise ExecutionExists(execution, "input")
+
+    async def _check_exists(self, execution: str) -> None:
+        shard = shard_of(check_id(execution), self.installation.shards)
+        api = JetStreamApi(await self.session())
+        subject = self.subjects.started(shard, execution)
+        if await api.last_message(self.subjects.facts_stream(shard), subject) is None:
+            raise UnknownExecution(execution)
+
+    async def _plan(self, digest: str) -> Plan:
+        plan = self._plans.get(digest)
+        if plan is None:
+            definition = await (await self._store()).load(digest)
+            if definition is None:
+                raise StorageUnavailable(f"the definition {digest[:16]} is not stored")
+            plan = Plan.of(definition, digest)
+            self._remember(plan)
+        return plan
+
+    def _remember(self, plan: Plan) -> None:
+        self._plans[plan.digest] = plan
+        if len(self._plans) > PLANS_MAX:
+            self._plans.pop(next(iter(self._plans)))
+
+    async def _store(self) -> DefinitionStore:
+        return DefinitionStore(await self.session(), self.subjects)
+
+
+def check_id(execution: str) -> str:
+    """Answers an execution's id that can be one; raises UnknownExecution for what never was."""
+    if not isinstance(execution, str) or not execution or any(c in execution for c in ".*> \t\r\n"):
+        raise UnknownExecution(str(execution))
+    return execution
+
+
+async def _hinted(hint: asyncio.Event, poll_s: float) -> float:
+    """Waits for the hint at most `poll_s`; answers how long to wait next time."""
+    try:
+        await asyncio.wait_for(hint.wait(), poll_s)
+    except TimeoutError:
+        return min(poll_s * 1.5, POLL_MAX_S)
+    return POLL_MIN_S

@@ -1,0 +1,272 @@
+"""Performs effects: the one place where a decision becomes messages.
+
+Work is published plainly only while the fact it follows from is fresh; everything else goes to the repairs.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+import structlog
+from infinity_matrix_actors.effect import (
+    Arm,
+    AskTaken,
+    CloseAttempt,
+    Disarm,
+    Effect,
+    PublishDeadline,
+    PublishDue,
+    PublishFinished,
+    PublishStatus,
+    PublishWork,
+    PurgeWork,
+    TellAgents,
+)
+from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge
+from infinity_matrix_actors.fact import CommandKind, ErrorType, Finished, TaskError
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.codec import encode, rfc3339
+from infinity_matrix_bus.facts import closed_payload, command_payload, finished_payload
+from infinity_matrix_bus.publisher import Ack, Fate, Outbox, Publisher
+from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
+from infinity_matrix_bus.subjects import Subjects
+
+from infinity_matrix_coordinator.backlog import QUEUED_MAX, Attempt, Backlog
+from infinity_matrix_coordinator.clock import StreamClock
+from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.timers import Timers
+from infinity_matrix_coordinator.work_message import work_payload
+
+#: A cause older than this is not fresh: a quarter of the work stream's duplicate window.
+FRESH_S = 30.0
+#: Closings under way at once; more wait.
+CLOSINGS_MAX = 64
+ACK_TIMEOUT_S = 5.0
+RETRY_DELAY_S = 0.5
+TimerKey = tuple[str, str | None]  #: execution, task (None: the execution's own)
+log = structlog.get_logger("infinity_matrix.coordinator")
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a shard did since it was taken over, for people and tests."""
+
+    facts: int = 0
+    garbage: int = 0
+    works: int = 0
+    repairs: int = 0
+    closings: int = 0
+    finished: int = 0
+
+
+@dataclass(slots=True)
+class Performer:
+    """Performs the effects of one shard on one session."""
+
+    session: Session
+    subjects: Subjects
+    shard: int
+    shards: int
+    outbox: Outbox
+    clock: StreamClock
+    instance: str
+    repair: Callable[[Attempt], None]
+    ask_taken: Callable[[str, str, int], None]
+    wake_timers: Callable[[], None]
+    publisher: Publisher = field(init=False)
+    timers: Timers[TimerKey] = field(default_factory=Timers)
+    counters: Counters = field(default_factory=Counters)
+    backlog: Backlog = field(init=False)
+    #: Timers that were overdue when the shard was taken over wait until then: agents reconnect and publish too.
+    overdue_not_before: float = 0.0
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _closings: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLOSINGS_MAX))
+
+    def __post_init__(self) -> None:
+        self.publisher = Publisher(self.session)
+        self.backlog = Backlog(QUEUED_MAX // self.shards)
+
+    def perform(self, execution: ExecutionActor, effects: Iterable[Effect], *, is_fresh: bool) -> None:
+        """Performs the effects of one decision; raises SessionLost."""
+        purges = [effect for effect in effects if isinstance(effect, PurgeWork)]
+        if purges:
+            # Nothing that follows from a closing is done before its work is purged once more.
+            follow = [effect for effect in effects if isinstance(effect, PublishWork | PublishFinished)]
+            effects = [e for e in effects if not isinstance(e, PurgeWork | PublishWork | PublishFinished)]
+            self._spawn(self._purge_then(execution, purges, follow))
+        for effect in effects:
+            self._perform(execution, effect, is_fresh)
+
+    async def close(self) -> None:
+        """Drops what is under way; a new owner derives it again."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def publish_repair(self, execution: ExecutionActor, task: str) -> None:
+        """Publishes an open attempt again: without Msg-Id, and saying so."""
+        self.counters.repairs += 1
+        self._publish_work(execution, task, is_repair=True)
+
+    def _perform(self, execution: ExecutionActor, effect: Effect, is_fresh: bool) -> None:
+        match effect:
+            case PublishWork(task, attempt):
+                key = (execution.id, task, attempt)
+                if self.backlog.admit(execution.tasks[task].node.definition.agent, key):
+                    if is_fresh:
+                        self._publish_work(execution, task, is_repair=False)
+                    else:
+                        self.repair(key)
+            case PublishStatus():
+                self._publish_status(execution, effect)
+            case Arm(task, at):
+                if at < self.overdue_not_before:
+                    at = self.overdue_not_before
+                self.timers.arm((execution.id, task), at)
+                self.wake_timers()
+            case Disarm(task):
+                self.timers.disarm((execution.id, task))
+                if task is not None:
+                    self._settle_backlog(execution, task)
+            case PublishFinished():
+                self._publish_finished(execution, effect)
+            case PublishDue(task, attempt):
+                self.outbox.post(self.subjects.due(self.shard, execution.id, task, attempt), b"{}", _ignore)
+            case AskTaken(task, attempt):
+                self.ask_taken(execution.id, task, attempt)
+            case CloseAttempt():
+                self._spawn(self._close_attempt(execution, effect))
+            case PurgeWork():
+                self._spawn(self._purge_then(execution, [effect], []))
+            case TellAgents(task, reason):
+                self.session.publish(self.subjects.cancel(execution.id, task), encode({"reason": reason}))
+            case PublishDeadline():
+                subject = self.subjects.command(self.shard, execution.id, str(CommandKind.DEADLINE), "timeout")
+                self.outbox.post(subject, command_payload(CommandKind.DEADLINE), _ignore)
+            case _:
+                assert_never(effect)
+
+    def _publish_work(self, execution: ExecutionActor, task: str, *, is_repair: bool) -> None:
+        attempt = execution.tasks[task].attempt
+        agent = execution.tasks[task].node.definition.agent
+        key = (execution.id, task, attempt)
+
+        def on_ack(ack: Ack) -> None:
+            # A duplicate of a plain publish is the other owner's copy. Anything unknown or refused is a repair from here.
+            if ack.fate is Fate.UNKNOWN or ack.fate is Fate.REFUSED:
+                if not self.session.is_lost:
+                    asyncio.get_running_loop().call_later(RETRY_DELAY_S, self.repair, key)
+                if ack.fate is Fate.REFUSED:
+                    log.warning("work_refused", execution=execution.id, task=task, reason=ack.reason)
+
+        headers = b""
+        if not is_repair:
+            message_id = self.subjects.message_id(execution.id, task, attempt)
+            headers = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n\r\n".encode()
+        try:
+            payload = work_payload(self.subjects, self.shard, execution, task, is_repair=is_repair)
+            self.publisher.publish(self.subjects.work(agent, *key), payload, on_ack, headers)
+            self.counters.works += 1
+        except PayloadTooLarge as error:
+            self._undeliverable(execution, task, str(error))
+
+    def _undeliverable(self, execution: ExecutionActor, task: str, reason: str) -> None:
+        error = TaskError(ErrorType.UNDELIVERABLE, reason, retryable=False)
+        self._post_outcome(execution, task, execution.tasks[task].attempt, closed_payload(error, self.instance))
+
+    def _post_outcome(self, execution: ExecutionActor, task: str, attempt: int, payload: bytes) -> None:
+        agent = execution.tasks[task].node.definition.agent
+        self.outbox.post(self.subjects.outcome(self.shard, execution.id, agent, task, attempt), payload, _ignore)
+
+    def _publish_status(self, execution: ExecutionActor, effect: PublishStatus) -> None:
+        workflow = execution.plan.definition.name
+        record: dict[str, Any] = {
+            "v": 1,
+            "execution": execution.id,
+            "workflow": workflow,
+            "task": effect.task,
+            "status": effect.state,
+            "attempt": effect.attempt,
+            "at": rfc3339(effect.at),
+            "progress": round(execution.progress_percent(), 1),
+        }
+        if effect.error is not None:
+            record["error"] = effect.error
+        subject = self.subjects.status(workflow, execution.id, effect.task, effect.state, effect.attempt)
+        try:
+            self.session.publish(subject, encode(record))
+        except PayloadTooLarge:
+            record.pop("error")
+            self.session.publish(subject, encode(record))
+
+    def _publish_finished(self, execution: ExecutionActor, effect: PublishFinished) -> None:
+        self.counters.finished += 1
+        fact = Finished(execution.id, effect.at, 1, effect.state, effect.error)
+        timings = {"started_at": rfc3339(execution.started.at), "decided_at": rfc3339(effect.at)}
+        self.outbox.post(self.subjects.finished(self.shard, execution.id, 1), finished_payload(fact, timings), _ignore)
+
+    def _settle_backlog(self, execution: ExecutionActor, task: str) -> None:
+        actor = execution.tasks[task]
+        released = self.backlog.settle(actor.node.definition.agent, (execution.id, task, actor.attempt))
+        if released is not None:
+            # It became ready long ago perhaps: the repairs look before they publish.
+            self.repair(released)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _close_attempt(self, execution: ExecutionActor, effect: CloseAttempt) -> None:
+        """Tombstone, purge, outcome, in that order; an armed timer asks again if it breaks off."""
+        key = (execution.id, effect.task, effect.attempt)
+        self.counters.closings += 1
+        async with self._closings:
+            try:
+                await self._plant_tombstone(*key)
+                await JetStreamApi(self.session).purge(self.subjects.work_stream, self.subjects.work_of_attempt(*key))
+            except InfinityMatrixError as error:
+                log.info("closing_broke_off", execution=execution.id, task=effect.task, reason=str(error))
+                return
+        self._post_outcome(execution, effect.task, effect.attempt, closed_payload(effect.error, self.instance))
+
+    async def _plant_tombstone(self, execution: str, task: str, attempt: int) -> None:
+        """Burns the attempt's Msg-Id, so that nothing a lagging owner publishes plainly can land any more."""
+        message_id = self.subjects.message_id(execution, task, attempt)
+        headers = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n\r\n".encode()
+        done: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        self.publisher.publish(
+            self.subjects.tombstone(execution, task, attempt),
+            b"{}",
+            lambda ack: None if done.done() else done.set_result(ack),
+            headers,
+        )
+        ack = await asyncio.wait_for(done, ACK_TIMEOUT_S * 2)
+        if ack.fate is Fate.UNKNOWN or ack.fate is Fate.REFUSED:
+            raise RequestTimeout(f"the tombstone of {execution}/{task}/{attempt} was not confirmed")
+
+    async def _purge_then(self, execution: ExecutionActor, purges: list[PurgeWork], follow: Sequence[Effect]) -> None:
+        api = JetStreamApi(self.session)
+        for purge in purges:
+            subject = self.subjects.work_of_attempt(execution.id, purge.task, purge.attempt)
+            while True:
+                try:
+                    await api.purge(self.subjects.work_stream, subject)
+                    break
+                except SessionLost:
+                    return
+                except InfinityMatrixError as error:
+                    log.info("purge_postponed", execution=execution.id, reason=str(error))
+                    await asyncio.sleep(RETRY_DELAY_S)
+        try:
+            for effect in follow:
+                # Time has passed: work goes by the repairs, which look first.
+                self._perform(execution, effect, is_fresh=False)
+        except SessionLost:
+            return
+
+
+def _ignore(ack: Ack) -> None:
+    """The log itself is the answer: the fact comes back through it."""

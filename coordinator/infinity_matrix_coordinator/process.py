@@ -1,0 +1,245 @@
+"""The coordinator process: it shares the shards with its peers, and runs those that are its own.
+
+Everything here belongs to one session. When that is lost, all of it ends and begins again on the next.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+
+import structlog
+from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_actors.plan import Plan
+from infinity_matrix_bus.api import JetStreamApi, JetStreamError
+from infinity_matrix_bus.connection import Connection
+from infinity_matrix_bus.definitions import DefinitionStore
+from infinity_matrix_bus.installation import SHARDS_DEFAULT, Installation, install
+from infinity_matrix_bus.publisher import Outbox
+from infinity_matrix_bus.session import Endpoint, Session
+from infinity_matrix_bus.streams import agent_consumer
+from infinity_matrix_bus.subjects import Subjects
+
+from infinity_matrix_coordinator.marks import Marks
+from infinity_matrix_coordinator.members import HEARTBEAT_S, Membership, shards_of
+from infinity_matrix_coordinator.operations import Operations
+from infinity_matrix_coordinator.service import ApiService
+from infinity_matrix_coordinator.shard import SWEEP_INTERVAL_S, Shard
+from infinity_matrix_coordinator.triggers import Triggers
+
+MARK_INTERVAL_S = 5.0
+RESTART_DELAY_S = 0.2
+PLANS_MAX = 10_000
+log = structlog.get_logger("infinity_matrix.coordinator")
+
+
+class Coordinator:
+    """One coordinator. `start` returns when its shards are live; `stop` ends it in order.
+
+    `owns_all` runs every shard whatever the others do: wasteful and harmless, for tests.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        prefix: str = "im",
+        shards: int = SHARDS_DEFAULT,
+        owns_all: bool = False,
+        sweep_interval_s: float = SWEEP_INTERVAL_S,
+    ) -> None:
+        self.instance = f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}".replace("_", "-")
+        self._connection = Connection(endpoint)
+        self._prefix = prefix
+        self._shards_wanted = shards
+        self._owns_all = owns_all
+        self._sweep_interval_s = sweep_interval_s
+        self._plans: dict[str, Plan] = {}
+        self._outbox: Outbox | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self.shards: dict[int, Shard] = {}
+        self.installation: Installation | None = None
+        self._consumers: set[str] = set()
+        self._membership: Membership | None = None
+
+    async def start(self, timeout_s: float = 30.0) -> "Coordinator":
+        """Connects, installs what is missing and takes its shards; raises Unreachable, StorageUnavailable."""
+        await self._connection.open()
+        self._outbox = Outbox(self._connection)
+        await self._connection.add_listener(self._outbox.on_session)
+        self._serving = asyncio.create_task(self._serve(), name="coordinator")
+        ready = asyncio.create_task(self._ready.wait())
+        try:
+            await asyncio.wait([ready, self._serving], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if self._serving.done():
+                self._serving.result()
+        finally:
+            ready.cancel()
+        return self
+
+    async def stop(self) -> None:
+        """Leaves the members and ends; what is under way is derived again by the next owner."""
+        serving, self._serving = self._serving, None
+        if self._membership is not None and self._connection.is_connected:
+            self._membership.leave()
+        if self._outbox is not None and self._connection.is_connected:
+            await self._outbox.drained(1.0)
+        if serving is not None:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+        if self._outbox is not None:
+            self._outbox.close()
+        await self._connection.close()
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        assert self._serving is not None
+        await self._serving
+
+    @property
+    def open_executions(self) -> int:
+        """Executions that are not finished on the shards of this process."""
+        return sum(len(shard.mailbox.executions) + len(shard.mailbox.parked) for shard in self.shards.values())
+
+    @property
+    def is_live(self) -> bool:
+        return bool(self.shards) and all(shard.is_live for shard in self.shards.values())
+
+    async def _serve(self) -> None:
+        while True:
+            session = await self._connected()
+            try:
+                await self._serve_session(session)
+            except InfinityMatrixError as error:
+                log.warning("coordinator_interrupted", reason=str(error))
+                await asyncio.sleep(RESTART_DELAY_S)
+
+    async def _connected(self) -> Session:
+        while not self._connection.is_connected:
+            await asyncio.sleep(RESTART_DELAY_S / 4)
+        return self._connection.session
+
+    async def _serve_session(self, session: Session) -> None:
+        assert self._outbox is not None
+        self._consumers = set()
+        self.installation = installation = await install(session, self._prefix, self._shards_wanted)
+        subjects = installation.subjects()
+        operations = await Operations(self._connection, installation).open()
+        service = ApiService(session, operations, subjects, self.instance)
+        self._membership = Membership(session, subjects, self.instance)
+        self._membership.heartbeat()
+        running: dict[int, asyncio.Task[None]] = {}
+        others = [
+            asyncio.create_task(Triggers(session, subjects, installation.shards, self._outbox).run(), name="triggers"),
+            asyncio.create_task(self._mark_often(session, subjects), name="marks"),
+        ]
+        try:
+            await service.open()
+            while not session.is_lost:
+                await self._share(session, subjects, installation, running)
+                for task in others:
+                    if task.done():
+                        task.result()
+                await self._pause(session)
+        finally:
+            for task in [*running.values(), *others]:
+                task.cancel()
+            await asyncio.gather(*running.values(), *others, return_exceptions=True)
+            self.shards.clear()
+            await service.close()
+            operations.close()
+
+    async def _share(
+        self, session: Session, subjects: Subjects, installation: Installation, running: dict[int, asyncio.Task[None]]
+    ) -> None:
+        """Starts and stops shards, so that this process runs what is its own now."""
+        assert self._membership is not None
+        self._membership.heartbeat()
+        members = {self.instance} if self._owns_all else await self._membership.members()
+        mine = shards_of(self.instance, members, installation.shards)
+        for number in list(running):
+            if number not in mine or running[number].done():
+                task = running.pop(number)
+                self.shards.pop(number, None)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                log.info("shard_released", shard=number, instance=self.instance)
+        for number in mine - running.keys():
+            log.info("shard_taken", shard=number, instance=self.instance)
+            running[number] = asyncio.create_task(
+                self._run_shard(session, subjects, installation, number), name=f"shard-{number}"
+            )
+        if running and self.is_live and len(self.shards) == len(mine):
+            self._ready.set()
+
+    async def _run_shard(self, session: Session, subjects: Subjects, installation: Installation, number: int) -> None:
+        assert self._outbox is not None
+        shard = Shard(
+            session,
+            subjects,
+            number,
+            installation.shards,
+            self._outbox,
+            self._plans,
+            self._load_plan,
+            instance=self.instance,
+            sweep_interval_s=self._sweep_interval_s,
+        )
+        try:
+            mark = await Marks(session, subjects).read(number)
+            self.shards[number] = shard
+            await shard.run(mark)
+        except InfinityMatrixError as error:
+            log.warning("shard_stopped", shard=number, reason=str(error))
+
+    async def _pause(self, session: Session) -> None:
+        """Until the next look at the members; shorter while shards are on their way to the head."""
+        interval_s = HEARTBEAT_S if self._ready.is_set() else 0.02
+        try:
+            await asyncio.wait_for(session.lost.wait(), interval_s)
+        except TimeoutError:
+            return
+
+    async def _mark_often(self, session: Session, subjects: Subjects) -> None:
+        marks = Marks(session, subjects)
+        while True:
+            await asyncio.sleep(MARK_INTERVAL_S)
+            for number, shard in list(self.shards.items()):
+                if not shard.is_live:
+                    continue
+                try:
+                    await marks.raise_to(number, shard.position())
+                except InfinityMatrixError as error:
+                    log.info("mark_postponed", shard=number, reason=str(error))
+
+    async def _load_plan(self, session: Session, digest: str) -> Plan | None:
+        """A definition's plan, once its agents' consumers are there; None while it is not readable."""
+        plan = self._plans.get(digest)
+        if plan is None:
+            assert self.installation is not None
+            subjects = self.installation.subjects()
+            try:
+                definition = await DefinitionStore(session, subjects).load(digest)
+                if definition is None:
+                    return None
+                plan = Plan.of(definition, digest)
+            except (InfinityMatrixError, ValueError, KeyError, TypeError) as error:
+                log.error("definition_unreadable", definition=digest, reason=str(error))
+                return None
+            self._plans[digest] = plan
+            if len(self._plans) > PLANS_MAX:
+                self._plans.pop(next(iter(self._plans)))
+        await self._make_consumers(session, plan)
+        return plan
+
+    async def _make_consumers(self, session: Session, plan: Plan) -> None:
+        assert self.installation is not None
+        subjects = self.installation.subjects()
+        api = JetStreamApi(session)
+        for agent in plan.agents - self._consumers:
+            try:
+                await api.create_consumer(subjects.work_stream, agent, agent_consumer(subjects, agent))
+                self._consumers.add(agent)
+            except JetStreamError as error:
+                log.error("consumer_not_made", agent=agent, reason=str(error))

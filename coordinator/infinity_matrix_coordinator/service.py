@@ -1,0 +1,164 @@
+"""The API service: `im.api.<verb>` for any NATS client that can send JSON. A NATS micro service, so it can be found.
+
+Replies `{"ok": ...}` or `{"error": {"type", "message"}}`; any coordinator answers.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+import nats.micro
+import structlog
+from infinity_matrix_actors.document import define, parse_document
+from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.codec import Undecodable, decode, encode
+from infinity_matrix_bus.history import read_facts
+from infinity_matrix_bus.session import Session
+from infinity_matrix_bus.subjects import Subjects, is_name, is_task_name, shard_of
+from nats.micro.request import Request
+from nats.micro.service import EndpointConfig, Service, ServiceConfig
+
+from infinity_matrix_coordinator.operations import Operations
+from infinity_matrix_coordinator.views import status_of
+
+SERVICE_NAME = "im-api"
+SERVICE_VERSION = "1.0.0"
+#: Requests answered at once; more wait.
+REQUESTS_MAX = 256
+REPLY_TIMEOUT_S = 10.0
+log = structlog.get_logger("infinity_matrix.coordinator")
+
+Verb = Callable[[dict[str, Any]], Awaitable[Any]]
+
+
+class BadRequest(InfinityMatrixError):
+    """Raised when a request lacks a field or has one of the wrong kind. Correct the request."""
+
+
+class ApiService:
+    """The service on one session."""
+
+    def __init__(self, session: Session, operations: Operations, subjects: Subjects, instance: str) -> None:
+        self._session = session
+        self._operations = operations
+        self._subjects = subjects
+        self._instance = instance
+        self._service: Service | None = None
+        self._room = asyncio.Semaphore(REQUESTS_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._verbs: dict[str, Verb] = {
+            "ping": self._ping,
+            "attempt": self._attempt,
+            "deploy": self._deploy,
+            "start": self._start,
+            "status": self._status,
+            "list": self._list,
+            "cancel": self._cancel,
+            "history": self._history,
+        }
+
+    async def open(self) -> "ApiService":
+        config = ServiceConfig(
+            name=SERVICE_NAME,
+            version=SERVICE_VERSION,
+            description="Infinity Matrix coordinator",
+            metadata={"instance": self._instance, "prefix": self._subjects.prefix},
+            queue_group=SERVICE_NAME,
+        )
+        self._service = await nats.micro.add_service(self._session.client, config)
+        for verb in self._verbs:
+            await self._service.add_endpoint(
+                EndpointConfig(name=verb, subject=self._subjects.api(verb), handler=self._handler(verb))
+            )
+        self._session._flush()
+        return self
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        service, self._service = self._service, None
+        if service is not None and not self._session.is_lost:
+            await asyncio.wait_for(service.stop(), REPLY_TIMEOUT_S)
+
+    def _handler(self, verb: str) -> Callable[[Request], Awaitable[None]]:
+        async def handle(request: Request) -> None:
+            # A request must not wait for the one before it: after a crash thousands of agents ask at once.
+            task = asyncio.create_task(self._answer(verb, request))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return handle
+
+    async def _answer(self, verb: str, request: Request) -> None:
+        async with self._room:
+            try:
+                body = decode(request.data) if request.data else {}
+                if not isinstance(body, dict):
+                    raise BadRequest("the request must be a JSON object")
+                reply = {"ok": await asyncio.wait_for(self._verbs[verb](body), REPLY_TIMEOUT_S)}
+            except InfinityMatrixError as error:
+                reply = {"error": {"type": type(error).__name__, "message": str(error)}}
+            except (Undecodable, TimeoutError) as error:
+                reply = {"error": {"type": "BadRequest", "message": str(error) or "took too long"}}
+            except Exception:
+                log.exception("request_failed", verb=verb)
+                reply = {"error": {"type": "InternalError", "message": f"{verb} failed; see the coordinator's log"}}
+            if not self._session.is_lost:
+                self._session.publish(request._msg.reply, encode(reply))
+
+    async def _ping(self, body: dict[str, Any]) -> Any:
+        return {"instance": self._instance, "shards": self._operations.installation.shards}
+
+    async def _attempt(self, body: dict[str, Any]) -> Any:
+        """Whether an attempt is settled, by a leader read of its outcome's subject and never from a fold."""
+        execution, task, agent = (_text(body, key) for key in ("execution", "task", "agent"))
+        attempt = body.get("attempt")
+        if not isinstance(attempt, int) or not is_name(execution) or not is_task_name(task) or not is_name(agent):
+            raise BadRequest("attempt takes execution, task, agent and attempt (a number)")
+        shard = shard_of(execution, self._operations.installation.shards)
+        subject = self._subjects.outcome(shard, execution, agent, task, attempt)
+        stored = await JetStreamApi(self._session).last_message(self._subjects.facts_stream(shard), subject)
+        return {"settled": stored is not None}
+
+    async def _deploy(self, body: dict[str, Any]) -> Any:
+        definition = define(parse_document(body))
+        return {"workflow": definition.name, "definition": await self._operations.deploy(definition)}
+
+    async def _start(self, body: dict[str, Any]) -> Any:
+        workflow = _text(body, "workflow")
+        digest = await self._operations.definition_of(workflow)
+        execution = body.get("execution")
+        if execution is not None and not isinstance(execution, str):
+            raise BadRequest("execution must be a string")
+        return {"execution": await self._operations.start(workflow, digest, body.get("input"), execution)}
+
+    async def _status(self, body: dict[str, Any]) -> Any:
+        return asdict(status_of(await self._operations.fold(_text(body, "execution"))))
+
+    async def _list(self, body: dict[str, Any]) -> Any:
+        limit = body.get("limit", 100)
+        if not isinstance(limit, int):
+            raise BadRequest("limit must be a number")
+        found = await self._operations.executions(body.get("workflow"), body.get("state"))
+        return [asdict(summary) for summary in found[:limit]]
+
+    async def _cancel(self, body: dict[str, Any]) -> Any:
+        execution = _text(body, "execution")
+        await self._operations.cancel(execution, str(body.get("reason", "")))
+        return {"execution": execution}
+
+    async def _history(self, body: dict[str, Any]) -> Any:
+        execution = _text(body, "execution")
+        shards = self._operations.installation.shards
+        facts = await read_facts(self._session, self._subjects, shards, execution)
+        return [{"sequence": sequence, "kind": type(fact).__name__.lower(), **asdict(fact)} for sequence, fact in facts]
+
+
+def _text(body: dict[str, Any], key: str) -> str:
+    value = body.get(key)
+    if not isinstance(value, str) or not value:
+        raise BadRequest(f"{key!r} is missing or no string")
+    return value

@@ -1,0 +1,366 @@
+"""A shard: one log stream, and the actors of the executions hashed to it, owned for one session.
+
+It reads the log from its position to the head (replay: effects are dropped), derives what is outstanding, and goes on
+live: fact, decision, effects, one after another. When the session breaks, or the process was away for too long, the
+owner is done; a new one begins. Two owners at once are wasteful and harmless.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from infinity_matrix_actors.effect import Effect
+from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_actors.fact import Fact, Finished
+from infinity_matrix_actors.plan import Plan
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.codec import parse_server_time
+from infinity_matrix_bus.facts import decode_fact
+from infinity_matrix_bus.log_reader import BATCH, Entry, LogReader
+from infinity_matrix_bus.publisher import IN_FLIGHT_MAX, Outbox
+from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
+from infinity_matrix_bus.subjects import Subjects
+
+from infinity_matrix_coordinator.backlog import Attempt
+from infinity_matrix_coordinator.clock import StreamClock
+from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.mailbox import Mailbox
+from infinity_matrix_coordinator.performer import FRESH_S, Performer
+from infinity_matrix_coordinator.quiet import QuietAttempts
+from infinity_matrix_coordinator.repairs import BATCH_MAX, Repairs
+
+SWEEP_INTERVAL_S = 30.0
+#: Work younger than this is not swept: its publish may be under way.
+SWEEP_AGE_MIN_S = 5.0
+#: An overdue timer fires only after its owner has been at the head for this long.
+OVERDUE_WAIT_S = 5.0
+DEFINITION_RETRY_S = 0.25
+HEAD_TIMEOUT_S = 10.0
+TIMERS_A_TURN = 500
+TICK_S = 1.0
+log = structlog.get_logger("infinity_matrix.coordinator")
+
+PlanLoader = Callable[[Session, str], Awaitable[Plan | None]]
+
+
+class Shard:
+    """One owner of one shard. `run` returns when the session is lost or the owner has been away for too long."""
+
+    def __init__(
+        self,
+        session: Session,
+        subjects: Subjects,
+        number: int,
+        shards: int,
+        outbox: Outbox,
+        plans: dict[str, Plan],
+        load_plan: PlanLoader,
+        *,
+        instance: str,
+        sweep_interval_s: float = SWEEP_INTERVAL_S,
+    ) -> None:
+        self.number = number
+        self._session = session
+        self._subjects = subjects
+        self._stream = subjects.facts_stream(number)
+        self._api = JetStreamApi(session)
+        self._plans = plans
+        self._load_plan = load_plan
+        self._sweep_interval_s = sweep_interval_s
+        self._loop = asyncio.get_running_loop()
+        self.clock = StreamClock()
+        self.mailbox = Mailbox(plans.get)
+        self._repairs = Repairs(self._api, subjects, self)
+        self._quiet = QuietAttempts(self._api, subjects, self.clock, self._on_quiet)
+        self.performer = Performer(
+            session,
+            subjects,
+            number,
+            shards,
+            outbox,
+            self.clock,
+            instance,
+            self._repairs.add,
+            self._ask_taken,
+            self._set_timer,
+        )
+        self._reader: LogReader | None = None
+        self.is_live = False
+        self._head = 0
+        self._at_head = asyncio.Event()
+        self._replayed: dict[str, list[tuple[int, Fact]]] = {}
+        self._parked_by_replay: set[str] = set()
+        self._over = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._awaited = asyncio.Event()
+        self._ticked_at = time.monotonic()
+
+    @property
+    def next_sequence(self) -> int:
+        return self._reader.next_sequence if self._reader is not None else 1
+
+    def position(self) -> int:
+        """The sequence a new owner must read from; only sensible while live."""
+        return self.mailbox.position(self.next_sequence)
+
+    async def run(self, from_sequence: int) -> None:
+        """Owns the shard from `from_sequence` on; raises SessionLost or RequestTimeout when it cannot begin."""
+        self._session.when_lost(self._over.set)
+        info = await self._api.stream_info(self._stream)
+        if info is None:
+            raise RequestTimeout(f"the stream {self._stream} is missing: the log is gone, nothing is made in its place")
+        self._learn_time(info)
+        self._head = int(info["state"]["last_seq"])
+        tasks = [
+            asyncio.create_task(work, name=f"shard-{self.number}-{name}")
+            for name, work in (
+                ("tick", self._tick()),
+                ("repairs", self._repairs.run()),
+                ("sweep", self._sweep()),
+                ("definitions", self._load_definitions()),
+                ("quiet", self._quiet.run()),
+            )
+        ]
+        try:
+            self._reader = await LogReader(
+                self._session, self._stream, self._on_entry, from_sequence=from_sequence, capacity=self._capacity
+            ).open()
+            if from_sequence > self._head:
+                self._go_live()
+            over = asyncio.create_task(self._over.wait())
+            await asyncio.wait([over, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+            for task in tasks:
+                if task.done() and not task.cancelled() and task.exception() is not None:
+                    log.error("shard_task_failed", shard=self.number, task=task.get_name(), exc_info=task.exception())
+        finally:
+            await self._stop(tasks)
+
+    async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
+        self._session.not_when_lost(self._over.set)
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.performer.close()
+        if self._reader is not None:
+            await self._reader.close()
+
+    # Reading.
+
+    def _capacity(self) -> int:
+        return 0 if self.performer.publisher.in_flight > IN_FLIGHT_MAX * 4 else BATCH
+
+    def _on_entry(self, entry: Entry) -> None:
+        self.performer.counters.facts += 1
+        subject = self._subjects.parse_fact(entry.subject)
+        fact = decode_fact(subject, entry.data, entry.at) if subject is not None else None
+        if fact is None:
+            self.performer.counters.garbage += 1
+            log.warning("garbage_in_the_log", subject=entry.subject, sequence=entry.sequence)
+        elif self.is_live:
+            self._on_fact(fact, entry)
+        else:
+            self._replay(fact, entry.sequence)
+        if not self.is_live and entry.sequence >= self._head:
+            self._go_live()
+        if entry.pending == 0:
+            self._at_head.set()
+
+    def _on_fact(self, fact: Fact, entry: Entry) -> None:
+        effects = self.mailbox.deliver(fact, entry.sequence)
+        if effects:
+            execution = self.mailbox.executions.get(fact.execution)
+            if execution is not None:
+                self._perform(execution, effects, entry.at)
+        elif fact.execution in self.mailbox.parked:
+            self._awaited.set()
+
+    def _replay(self, fact: Fact, sequence: int) -> None:
+        """Collects the facts of executions that are open; those of a finished one are dropped unread by any actor."""
+        if isinstance(fact, Finished):
+            self._replayed.pop(fact.execution, None)
+            self.mailbox.forget(fact.execution)
+        else:
+            self._replayed.setdefault(fact.execution, []).append((sequence, fact))
+
+    def _go_live(self) -> None:
+        """The head is reached: fold what is open, and derive what is outstanding."""
+        self.is_live = True
+        self.performer.overdue_not_before = 0.0
+        replayed, self._replayed = self._replayed, {}
+        resumed = 0
+        for facts in replayed.values():
+            for sequence, fact in facts:
+                self.mailbox.deliver(fact, sequence)
+            execution = self.mailbox.executions.get(facts[0][1].execution)
+            if execution is not None:
+                resumed += 1
+                self._resume(execution.id)
+        self._parked_by_replay = set(self.mailbox.parked)
+        if self._parked_by_replay:
+            self._awaited.set()
+        self._at_head.set()
+        log.debug("shard_live", shard=self.number, resumed=resumed, head=self._head)
+
+    def _resume(self, execution_id: str) -> None:
+        execution = self.mailbox.executions.get(execution_id)
+        if execution is None:
+            return
+        self.performer.overdue_not_before = self.clock.now() + OVERDUE_WAIT_S
+        try:
+            self.performer.perform(execution, execution.outstanding(), is_fresh=False)
+        except SessionLost:
+            self._over.set()
+        finally:
+            self.performer.overdue_not_before = 0.0
+
+    async def _load_definitions(self) -> None:
+        """Opens parked executions as their definitions become readable."""
+        while True:
+            await self._awaited.wait()
+            self._awaited.clear()
+            while (awaited := self.mailbox.awaited_definitions()) and self.is_live:
+                missing = 0
+                for digest, executions in awaited.items():
+                    plan = await self._load_plan(self._session, digest)
+                    if plan is None:
+                        missing += 1
+                        continue
+                    for execution in executions:
+                        self._unpark(execution, plan)
+                if missing:
+                    await asyncio.sleep(DEFINITION_RETRY_S)
+
+    def _unpark(self, execution_id: str, plan: Plan) -> None:
+        was_replayed = execution_id in self._parked_by_replay
+        self._parked_by_replay.discard(execution_id)
+        answers = self.mailbox.unpark(execution_id, plan)
+        execution = self.mailbox.executions.get(execution_id)
+        if execution is None:
+            return
+        if was_replayed:
+            self._resume(execution_id)
+            return
+        for fact, effects in answers:
+            self._perform(execution, effects, fact.at)
+
+    def _perform(self, execution: ExecutionActor, effects: list[Effect], at: float) -> None:
+        try:
+            self.performer.perform(execution, effects, is_fresh=self.clock.now() - at < FRESH_S)
+        except SessionLost:
+            self._over.set()
+
+    # What the repairs and the sweep need.
+
+    def agent_of(self, attempt: Attempt) -> str | None:
+        """The agent of an attempt that is open and not held back."""
+        execution_id, task, number = attempt
+        execution = self.mailbox.executions.get(execution_id)
+        actor = execution.tasks.get(task) if execution is not None else None
+        if execution is None or actor is None or not actor.is_open or actor.attempt != number or execution.is_decided:
+            return None
+        agent = actor.node.definition.agent
+        return None if self.performer.backlog.is_held(agent, attempt) else agent
+
+    def publish_repair(self, attempt: Attempt) -> None:
+        if self.agent_of(attempt) is not None and not self._session.is_lost:
+            self.performer.publish_repair(self.mailbox.executions[attempt[0]], attempt[1])
+
+    async def read_to_head(self) -> None:
+        """Returns once everything that is in the log now is folded; raises RequestTimeout."""
+        head = await self._api.last_sequence(self._stream)
+        deadline = self._loop.time() + HEAD_TIMEOUT_S
+        while self.next_sequence <= head:
+            self._at_head.clear()
+            remaining_s = deadline - self._loop.time()
+            try:
+                await asyncio.wait_for(self._at_head.wait(), max(0.0, remaining_s))
+            except TimeoutError:
+                raise RequestTimeout(f"{self._stream} was not read to {head} within {HEAD_TIMEOUT_S:g} s") from None
+
+    async def _sweep(self) -> None:
+        """Repairs dispatched attempts that are absent from `IM_WORK`: acked too early, purged, or lost with the stream."""
+        while True:
+            await asyncio.sleep(self._sweep_interval_s)
+            if not self.is_live:
+                continue
+            try:
+                self._learn_time(await self._api.stream_info(self._stream) or {})
+                self.mailbox.drop_orphans(self.clock.now())
+                age_s = min(SWEEP_AGE_MIN_S, self._sweep_interval_s)
+                young = self.clock.now() - age_s
+                attempts = [
+                    (execution.id, task, actor.attempt)
+                    for execution in list(self.mailbox.executions.values())
+                    for task in list(execution.open)
+                    if ((actor := execution.tasks[task]).dispatched_at or 0.0) < young
+                ]
+                for start in range(0, len(attempts), BATCH_MAX):
+                    for attempt in await self._repairs.absent(attempts[start : start + BATCH_MAX]):
+                        self._repairs.add(attempt)
+            except InfinityMatrixError as error:
+                log.info("sweep_postponed", shard=self.number, reason=str(error))
+
+    # Time.
+
+    def _learn_time(self, info: dict[str, object]) -> None:
+        text = info.get("ts")
+        if isinstance(text, str):
+            self.clock.learn(parse_server_time(text))
+
+    def _set_timer(self) -> None:
+        at = self.performer.timers.next_at()
+        if at is None or (self._timer is not None and self._timer_at <= at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(max(0.0, at - self.clock.now()), self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now = self.clock.now()
+        for execution_id, task in self.performer.timers.due(now, TIMERS_A_TURN):
+            execution = self.mailbox.executions.get(execution_id)
+            if execution is None:
+                continue
+            try:
+                self.performer.perform(execution, execution.expire(task, now), is_fresh=True)
+            except SessionLost:
+                self._over.set()
+                return
+        self._set_timer()
+
+    def _ask_taken(self, execution: str, task: str, attempt: int) -> None:
+        agent = self.agent_of((execution, task, attempt))
+        if agent is not None:
+            self._quiet.ask(agent, (execution, task, attempt))
+        else:
+            # Held back here, so nobody can have taken it.
+            self._on_quiet((execution, task, attempt), True, None)
+
+    def _on_quiet(self, attempt: Attempt, is_queued: bool, seen_taken_at: float | None) -> None:
+        execution = self.mailbox.executions.get(attempt[0])
+        if execution is None:
+            return
+        effects = execution.expire_quiet(attempt[1], attempt[2], self.clock.now(), is_queued, seen_taken_at)
+        try:
+            self.performer.perform(execution, effects, is_fresh=True)
+        except SessionLost:
+            self._over.set()
+
+    async def _tick(self) -> None:
+        """Notices that this process was away for too long: then it is a new owner."""
+        while not self._over.is_set():
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            if now - self._ticked_at > FRESH_S:
+                log.warning("away_too_long", shard=self.number, away_s=round(now - self._ticked_at, 1))
+                self._over.set()
+            self._ticked_at = now
+            if self._reader is not None:
+                self._reader.resume()

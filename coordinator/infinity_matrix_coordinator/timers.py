@@ -1,0 +1,56 @@
+"""Timers by key, on a time that is given: a heap with lazy deletion. Pure; the shard asks it what is due."""
+
+import heapq
+import itertools
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+#: The heap is rebuilt when it holds this many times more than is armed; most timers are disarmed long before their time.
+GARBAGE_RATIO = 4
+GARBAGE_FREE_BELOW = 1024
+
+
+class Timers(Generic[Key]):
+    """At most one timer a key."""
+
+    def __init__(self) -> None:
+        self._armed: dict[Key, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, Key]] = []
+        self._count = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._armed)
+
+    def arm(self, key: Key, at: float) -> None:
+        """Sets the key's timer to `at`, in place of its earlier one."""
+        number = next(self._count)
+        self._armed[key] = (at, number)
+        heapq.heappush(self._heap, (at, number, key))
+        if len(self._heap) > GARBAGE_FREE_BELOW and len(self._heap) > GARBAGE_RATIO * len(self._armed):
+            self._heap = [(at, number, key) for key, (at, number) in self._armed.items()]
+            heapq.heapify(self._heap)
+
+    def disarm(self, key: Key) -> None:
+        self._armed.pop(key, None)
+
+    def next_at(self) -> float | None:
+        """When the earliest timer is due."""
+        while self._heap:
+            at, number, key = self._heap[0]
+            if self._armed.get(key) == (at, number):
+                return at
+            heapq.heappop(self._heap)
+        return None
+
+    def due(self, now: float, limit: int) -> list[Key]:
+        """Takes out the keys whose time has come, at most `limit`, earliest first."""
+        keys: list[Key] = []
+        while len(keys) < limit:
+            at = self.next_at()
+            if at is None or at > now:
+                break
+            _, _, key = heapq.heappop(self._heap)
+            del self._armed[key]
+            keys.append(key)
+        return keys

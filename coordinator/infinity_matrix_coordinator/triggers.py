@@ -1,0 +1,189 @@
+"""Triggers: an event on `im.trigger.<event>` starts an execution of every workflow that is armed for it.
+
+All coordinators share one durable consumer. The execution's id follows from (workflow, event subject, event id), so an
+event delivered twice starts nothing twice.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+from infinity_matrix_actors.condition import ConditionError, Filter, compile_filter
+from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_actors.fact import Started
+from infinity_matrix_bus.api import API_PREFIX, JetStreamApi
+from infinity_matrix_bus.codec import Undecodable, decode
+from infinity_matrix_bus.definitions import DefinitionStore
+from infinity_matrix_bus.facts import started_payload
+from infinity_matrix_bus.log_reader import parse_ack_reply
+from infinity_matrix_bus.publisher import Outbox
+from infinity_matrix_bus.puller import Puller
+from infinity_matrix_bus.session import Session, Subscription
+from infinity_matrix_bus.subjects import Subjects, shard_of
+
+CONSUMER = "im-triggers"
+IN_FLIGHT_MAX = 256
+ARMED_REFRESH_S = 5.0
+_NANOSECONDS = 1_000_000_000
+log = structlog.get_logger("infinity_matrix.coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class Armed:
+    """One trigger of one deployed workflow."""
+
+    workflow: str
+    definition: str
+    event: tuple[str, ...]
+    filter: Filter | None
+
+
+def matches(pattern: tuple[str, ...], event: tuple[str, ...]) -> bool:
+    """Whether an event's tokens match a trigger's, by the rules of NATS subjects."""
+    for index, token in enumerate(pattern):
+        if token == ">":
+            return len(event) > index
+        if index >= len(event) or (token != "*" and token != event[index]):
+            return False
+    return len(pattern) == len(event)
+
+
+class Triggers:
+    """Starts executions for events, on one session."""
+
+    def __init__(self, session: Session, subjects: Subjects, shards: int, outbox: Outbox) -> None:
+        self._session = session
+        self._subjects = subjects
+        self._shards = shards
+        self._outbox = outbox
+        self._store = DefinitionStore(session, subjects)
+        self._armed: list[Armed] = []
+        self._compiled: dict[str, list[Armed]] = {}
+        self._in_flight = 0
+        self._broken = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._queue: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Serves events until cancelled."""
+        changes = await self._watch()
+        await self.refresh()
+        working = asyncio.create_task(self._work(), name="triggers-work")
+        refreshing = asyncio.create_task(self._refresh_often(), name="triggers-refresh")
+        try:
+            while not self._session.is_lost:
+                self._broken.clear()
+                puller = await self._open()
+                await self._broken.wait()
+                await puller.close()
+        finally:
+            for task in (working, refreshing):
+                task.cancel()
+            await asyncio.gather(working, refreshing, return_exceptions=True)
+            await changes.close()
+
+    async def refresh(self) -> None:
+        """Reads which triggers are armed."""
+        armed: list[Armed] = []
+        for deployment in await self._store.deployments():
+            if not deployment.is_armed:
+                continue
+            if deployment.definition not in self._compiled:
+                definition = await self._store.load(deployment.definition)
+                if definition is None:
+                    continue
+                self._compiled[deployment.definition] = [
+                    Armed(
+                        definition.name,
+                        deployment.definition,
+                        tuple(trigger.event.split(".")),
+                        compile_filter(trigger.filter, definition.name) if trigger.filter else None,
+                    )
+                    for trigger in definition.triggers
+                ]
+            armed.extend(self._compiled[deployment.definition])
+        self._armed = armed
+
+    async def _watch(self) -> Subscription:
+        """Hears of every deployment at once: what is deployed is armed when `deploy` returns, or moments later."""
+        subject = f"$KV.{self._subjects.bucket('definitions')}.name.*"
+        return await self._session.subscribe(subject, lambda *_: self._changed.set())
+
+    async def _refresh_often(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._changed.wait(), ARMED_REFRESH_S)
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            try:
+                await self.refresh()
+            except InfinityMatrixError as error:
+                log.info("triggers_not_refreshed", reason=str(error))
+
+    async def _open(self) -> Puller:
+        stream = self._subjects.triggers_stream
+        config = {
+            "durable_name": CONSUMER,
+            "ack_policy": "explicit",
+            "ack_wait": 30 * _NANOSECONDS,
+            "max_deliver": -1,
+            "max_ack_pending": IN_FLIGHT_MAX * 16,
+            "deliver_policy": "all",
+        }
+        await JetStreamApi(self._session).create_consumer(stream, CONSUMER, config)
+        return await Puller(
+            self._session,
+            API_PREFIX,
+            stream,
+            CONSUMER,
+            lambda: IN_FLIGHT_MAX - self._in_flight,
+            self._take,
+            lambda reason: self._broken.set(),
+        ).open()
+
+    def _take(self, subject: str, reply: str, data: bytes) -> None:
+        self._in_flight += 1
+        self._queue.put_nowait((subject, reply, data))
+
+    async def _work(self) -> None:
+        while True:
+            subject, reply, data = await self._queue.get()
+            try:
+                await self._start(subject, reply, data)
+            except InfinityMatrixError as error:
+                log.warning("trigger_postponed", subject=subject, reason=str(error))
+            finally:
+                self._in_flight -= 1
+
+    async def _start(self, subject: str, reply: str, data: bytes) -> None:
+        event_name = subject[len(self._subjects.trigger("")) :]
+        try:
+            event = decode(data)
+        except Undecodable as error:
+            log.warning("event_unreadable", subject=subject, reason=str(error))
+            self._session.publish(reply, b"+TERM")
+            return
+        if self._changed.is_set() or not self._armed:
+            await self.refresh()
+        sequence = str(parse_ack_reply(reply)[1])
+        for armed in self._armed:
+            if not matches(armed.event, tuple(event_name.split("."))) or not self._passes(armed, event):
+                continue
+            execution = self._subjects.derived_id("trigger", armed.workflow, subject, sequence)
+            fact = Started(
+                execution, 0.0, armed.workflow, armed.definition, event, {"trigger": event_name, "sequence": sequence}
+            )
+            shard = shard_of(execution, self._shards)
+            await self._outbox.publish(self._subjects.started(shard, execution), started_payload(fact), 20.0)
+        self._session.publish(reply, b"+ACK")
+
+    def _passes(self, armed: Armed, event: object) -> bool:
+        if armed.filter is None:
+            return True
+        try:
+            return armed.filter.evaluate(event)
+        except ConditionError as error:
+            # A filter is not a task: nothing is running yet that could fail. The event does not match.
+            log.warning("filter_failed", workflow=armed.workflow, reason=str(error))
+            return False

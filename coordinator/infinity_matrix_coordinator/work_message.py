@@ -1,0 +1,41 @@
+"""The work message: everything an agent needs to do one attempt, in one payload."""
+
+from typing import Any
+
+from infinity_matrix_bus.codec import encode, rfc3339
+from infinity_matrix_bus.facts import WIRE_VERSION
+from infinity_matrix_bus.subjects import Subjects
+
+from infinity_matrix_coordinator.execution_actor import ExecutionActor
+
+
+def work_payload(subjects: Subjects, shard: int, execution: ExecutionActor, task: str, *, is_repair: bool) -> bytes:
+    """The current attempt of `task` as JSON; raises PayloadTooLarge."""
+    actor = execution.tasks[task]
+    definition = actor.node.definition
+    assert actor.dispatched_at is not None
+    assert actor.first_dispatched_at is not None
+    deadline = actor.first_dispatched_at + definition.total_timeout
+    if definition.queue_timeout is not None and definition.timeout is not None:
+        deadline = min(deadline, actor.dispatched_at + definition.queue_timeout + definition.timeout)
+    tasks = execution.tasks
+    record: dict[str, Any] = {
+        "v": WIRE_VERSION,
+        "execution": execution.id,
+        "workflow": execution.plan.definition.name,
+        "task": task,
+        "attempt": actor.attempt,
+        "agent": definition.agent,
+        "input": execution.input,
+        "config": definition.config,
+        "upstream": {name: tasks[name].result for name in definition.depends_on},
+        "reply_to": subjects.outcome(shard, execution.id, definition.agent, task, actor.attempt),
+        "taken_to": subjects.taken(shard, execution.id, definition.agent, task, actor.attempt),
+        "idempotency_key": f"{execution.id}/{task}",
+        "timeout": definition.timeout,
+        "ready_at": rfc3339(actor.dispatched_at),
+        "deadline": rfc3339(deadline),
+    }
+    if is_repair:
+        record["repair"] = True
+    return encode(record, f"the work of task {task!r}")
