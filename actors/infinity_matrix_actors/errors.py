@@ -155,3 +155,11 @@ class ServerDidNotStart(InfinityMatrixError):
         self.log_tail = log_tail
         log = f"\nthe end of its log:\n{log_tail}" if log_tail else ""
         super().__init__(f"the embedded server did not start: {reason} ({hint}){log}")
+
+
+class ConditionError(InfinityMatrixError):
+    """Raised when a condition or filter has no answer for these values. The task fails with it; fix the condition."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the condition has no answer: {reason}")
