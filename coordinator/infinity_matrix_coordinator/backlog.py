@@ -3,7 +3,7 @@
 An agent nobody runs must not fill `IM_WORK` and starve the others.
 """
 
-from collections import deque
+from collections import OrderedDict
 
 #: Works of one agent queued at a time, over all shards.
 QUEUED_MAX = 10_000
@@ -17,7 +17,7 @@ class Backlog:
     def __init__(self, limit: int) -> None:
         self._limit = max(1, limit)
         self._out: dict[str, set[Attempt]] = {}
-        self._held: dict[str, deque[Attempt]] = {}
+        self._held: dict[str, OrderedDict[Attempt, None]] = {}
 
     def admit(self, agent: str, attempt: Attempt) -> bool:
         """Whether the attempt may be published now; if not it is held and comes out of `settle` later."""
@@ -27,7 +27,7 @@ class Backlog:
         if attempt in out:
             return True
         if len(out) >= self._limit:
-            self._held.setdefault(agent, deque()).append(attempt)
+            self._held.setdefault(agent, OrderedDict())[attempt] = None
             return False
         out.add(attempt)
         return True
@@ -35,19 +35,22 @@ class Backlog:
     def settle(self, agent: str, attempt: Attempt) -> Attempt | None:
         """Takes in that an attempt has its outcome; answers one that was held and may be published now."""
         out = self._out.get(agent)
+        held = self._held.get(agent)
         if out is None or attempt not in out:
+            if held is not None:
+                # It never came out (cancelled, closed): released later it would hold its place for ever.
+                held.pop(attempt, None)
             return None
         out.discard(attempt)
-        held = self._held.get(agent)
         if not held:
             return None
-        released = held.popleft()
+        released, _ = held.popitem(last=False)
         out.add(released)
         return released
 
     def is_held(self, agent: str, attempt: Attempt) -> bool:
         """Whether the attempt waits here, so that its absence from `IM_WORK` is no loss."""
-        return attempt not in self._out.get(agent, ()) and bool(self._held.get(agent))
+        return attempt in self._held.get(agent, ())
 
     def held(self) -> int:
         return sum(len(queue) for queue in self._held.values())

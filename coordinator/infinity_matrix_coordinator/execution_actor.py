@@ -117,12 +117,14 @@ class ExecutionActor:
 
     def outstanding(self) -> list[Effect]:
         """All effects the state asks for that no fact has answered yet; what a new owner begins with."""
+        if self.finished is not None:
+            return []
+        effects: list[Effect] = [
+            PurgeWork(name, actor.closed) for name, actor in self.tasks.items() if actor.closed
+        ]
         if self.is_decided:
-            return [] if self.finished is not None else [self._finish_effect()]
-        effects: list[Effect] = []
+            return [*effects, self._finish_effect()]
         for name, actor in self.tasks.items():
-            if actor.closed:
-                effects.append(PurgeWork(name, actor.closed))
             if actor.is_open:
                 assert actor.dispatched_at is not None
                 effects.append(PublishWork(name, actor.attempt, actor.dispatched_at))
@@ -135,7 +137,13 @@ class ExecutionActor:
     def expire(self, task: str | None, now: float) -> list[Effect]:
         """What follows when a timer fires at stream time `now`: the task's, or with None the execution's own."""
         if task is not None:
-            return expire_task(task, self.task(task), now) if not self.is_decided else []
+            actor = self.tasks.get(task)
+            if actor is None or self.is_decided:
+                return []
+            if self.stopped_at is not None and not actor.is_open:
+                # Its backoff leads nowhere any more; a `due` now would only burn the slot.
+                return []
+            return expire_task(task, actor, now)
         at = self._deadline()
         if at is None:
             return []
@@ -182,8 +190,12 @@ class ExecutionActor:
             self.ignored += 1
             return []
         effects: list[Effect] = [PublishStatus(None, self.state, 0, fact.at)]
+        completions: deque[TaskActor] = deque()
         for name in self.plan.roots:
-            self._decide_task(name, self.task(name), fact.at, effects)
+            actor = self.task(name)
+            if self.stopped_at is None and self._decide_task(name, actor, fact.at, effects):
+                completions.append(actor)
+        self._route(completions, fact.at, effects)
         self._arm_execution(effects)
         self._conclude(fact.at, effects)
         return effects
@@ -215,7 +227,7 @@ class ExecutionActor:
         effects: list[Effect] = [Disarm(name)]
         if fact.closed:
             effects.append(PurgeWork(name, fact.attempt))
-            effects.append(TellAgents(name, str(fact.error.type) if fact.error else ""))
+            effects.append(TellAgents(name, str(fact.error.type) if fact.error else "", fact.attempt))
         if fact.error is None:
             self._settle(name, actor, TaskState.COMPLETED, fact.at, effects)
         elif not self._retry(name, actor, fact.error, fact.at, effects):
@@ -252,7 +264,7 @@ class ExecutionActor:
                         ExecutionState.CANCELLED, {"type": ErrorType.CANCELLED, "message": reason}, fact.at, effects
                     )
             case CommandKind.DEADLINE:
-                if self.stopped_at is None:
+                if self.stopped_at is None and self.plan.definition.timeout is not None:
                     message = f"the workflow took longer than its timeout of {self.plan.definition.timeout:g} s"
                     self._stop(
                         ExecutionState.FAILED, {"type": ErrorType.TIMED_OUT, "message": message}, fact.at, effects
@@ -279,8 +291,8 @@ class ExecutionActor:
         actor.state = TaskState.QUEUED
         actor.attempt += 1
         actor.dispatched_at = at
-        actor.taken_at = None
-        actor.retry_at = None
+        # What is known of the attempt before goes, except its error: that says why there is another.
+        actor.taken_at = actor.started_at = actor.completed_at = actor.retry_at = None
         if actor.first_dispatched_at is None:
             actor.first_dispatched_at = at
         self.open.add(name)
@@ -327,9 +339,11 @@ class ExecutionActor:
         return True
 
     def _settle(self, name: str, actor: TaskActor, state: TaskState, at: float, effects: list[Effect]) -> None:
-        """Settles a task and routes its completion to its subscribers, and theirs, without recursion."""
         self._mark(name, actor, state, at, effects)
-        completions = deque((actor,))
+        self._route(deque((actor,)), at, effects)
+
+    def _route(self, completions: deque[TaskActor], at: float, effects: list[Effect]) -> None:
+        """Routes completions to their subscribers, and those that follow at once to theirs, without recursion."""
         while completions and self.stopped_at is None:
             settled = completions.popleft()
             for subscriber in settled.node.subscribers:

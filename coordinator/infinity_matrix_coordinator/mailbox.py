@@ -35,7 +35,7 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """An execution whose actor raised; `sequence` is the fact it stopped at."""
+    """An execution whose actor raised; `sequence` is where its log begins, for it must be folded again from there."""
 
     sequence: int
     reason: str
@@ -49,6 +49,9 @@ class Mailbox:
         self.executions: OrderedDict[str, ExecutionActor] = OrderedDict()
         self.parked: OrderedDict[str, Parked] = OrderedDict()
         self.quarantined: OrderedDict[str, Quarantine] = OrderedDict()
+        #: Executions that were opened after younger ones, so that the first of `executions` is not the oldest.
+        self._opened_late: dict[str, ExecutionActor] = {}
+        self._youngest = 0
         self._finished: OrderedDict[str, None] = OrderedDict()
         self.dropped = 0
 
@@ -59,6 +62,9 @@ class Mailbox:
             return self._receive(actor, fact, sequence)
         if fact.execution in self._finished or fact.execution in self.quarantined:
             self.dropped += 1
+            if isinstance(fact, Finished):
+                # Another owner could do what this one could not.
+                self.forget(fact.execution)
             return []
         parked = self.parked.get(fact.execution)
         if isinstance(fact, Started) and (parked is None or parked.started is None):
@@ -100,8 +106,9 @@ class Mailbox:
 
     def forget(self, execution: str) -> None:
         """Takes a finished execution out."""
-        self.executions.pop(execution, None)
+        self._close(execution)
         self.parked.pop(execution, None)
+        self.quarantined.pop(execution, None)
         self._finished[execution] = None
         if len(self._finished) > FINISHED_REMEMBERED_MAX:
             self._finished.popitem(last=False)
@@ -118,7 +125,9 @@ class Mailbox:
         oldest = next_sequence
         for actor in self.executions.values():
             oldest = min(oldest, actor.sequence)
-            break
+            break  # the others are younger, but for those that were opened late
+        for actor in self._opened_late.values():
+            oldest = min(oldest, actor.sequence)
         for parked in self.parked.values():
             oldest = min(oldest, parked.sequence)
         for quarantine in self.quarantined.values():
@@ -127,8 +136,15 @@ class Mailbox:
 
     def _open(self, started: Started, plan: Plan, sequence: int) -> ExecutionActor:
         actor = ExecutionActor(started, plan, sequence)
+        if sequence < self._youngest:
+            self._opened_late[started.execution] = actor
+        self._youngest = max(self._youngest, sequence)
         self.executions[started.execution] = actor
         return actor
+
+    def _close(self, execution: str) -> None:
+        self.executions.pop(execution, None)
+        self._opened_late.pop(execution, None)
 
     def _receive(self, actor: ExecutionActor, fact: Fact, sequence: int) -> list[Effect]:
         try:
@@ -136,7 +152,7 @@ class Mailbox:
         except Exception as error:
             # One actor's fault must not stop the others; what it did is visible and it can go on after a fix.
             log.exception("execution_quarantined", execution=actor.id, sequence=sequence)
-            self.executions.pop(actor.id, None)
+            self._close(actor.id)
             self.quarantined[actor.id] = Quarantine(actor.sequence, f"{type(error).__name__}: {error}")
             return []
         if actor.finished is not None:
@@ -148,12 +164,13 @@ class Mailbox:
         if parked is None:
             parked = self.parked[fact.execution] = Parked(sequence, fact.at)
             if len(self.parked) > ORPHAN_EXECUTIONS_MAX:
-                self._drop_oldest_orphan()
+                self._drop_oldest_orphan(fact.execution)
         return parked
 
-    def _drop_oldest_orphan(self) -> None:
+    def _drop_oldest_orphan(self, newest: str) -> None:
         for execution, parked in self.parked.items():
-            if parked.started is None:
+            # The newest may be a `started` that is being parked just now.
+            if parked.started is None and execution != newest:
                 del self.parked[execution]
                 self.dropped += len(parked.facts)
                 return

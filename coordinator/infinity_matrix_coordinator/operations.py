@@ -21,14 +21,14 @@ from infinity_matrix_actors.fact import CommandKind, Started
 from infinity_matrix_actors.names import check_name
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi
-from infinity_matrix_bus.codec import decode
+from infinity_matrix_bus.codec import decode, encode
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.facts import command_payload, decode_fact, started_payload
 from infinity_matrix_bus.history import follow_facts, read_all, read_facts
 from infinity_matrix_bus.installation import Installation
-from infinity_matrix_bus.publisher import Fate, Outbox
-from infinity_matrix_bus.session import Session, SessionLost
+from infinity_matrix_bus.publisher import Fate, Outbox, read_ack
+from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
 from infinity_matrix_bus.subjects import shard_of
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
@@ -136,6 +136,27 @@ class Operations:
             raise UnknownExecution(execution)
         subject = self.subjects.command(shard, execution, str(CommandKind.CANCEL), new_execution_id())
         await self._outbox.publish(subject, command_payload(CommandKind.CANCEL, reason), WRITE_TIMEOUT_S)
+
+    async def publish_event(self, event: str, data: Any, event_id: str | None = None) -> None:
+        """Publishes an event that may start executions; raises InvalidName, StorageUnavailable.
+
+        The same `event_id` within ten minutes counts once.
+        """
+        for token in event.split("."):
+            check_name("event", token)
+        headers = b""
+        if event_id is not None:
+            headers = f"NATS/1.0\r\nNats-Msg-Id: {check_name('event id', event_id)}\r\n\r\n".encode()
+        session = await self.session()
+        try:
+            reply = await session.request(
+                self.subjects.trigger(event), encode(data, "the event"), WRITE_TIMEOUT_S, headers
+            )
+        except (NoResponders, RequestTimeout) as error:
+            raise StorageUnavailable(f"the event was not confirmed: {error}") from error
+        ack = read_ack(reply, None)
+        if ack.fate not in (Fate.STORED, Fate.DUPLICATE):
+            raise StorageUnavailable(f"the event was not stored: {ack.reason}")
 
     async def fold(self, execution: str) -> ExecutionActor:
         """An execution's state as of now, from the log alone; raises UnknownExecution."""

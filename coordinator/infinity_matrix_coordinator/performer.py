@@ -140,8 +140,10 @@ class Performer:
                 self._spawn(self._close_attempt(execution, effect))
             case PurgeWork():
                 self._spawn(self._purge_then(execution, [effect], []))
-            case TellAgents(task, reason):
-                self.session.publish(self.subjects.cancel(execution.id, task), encode({"reason": reason}))
+            case TellAgents(task, reason, attempt):
+                grace_s = 0.0 if task is not None else execution.plan.definition.grace
+                order = encode({"reason": reason, "attempt": attempt, "grace": grace_s})
+                self.session.publish(self.subjects.cancel(execution.id, task), order)
             case PublishDeadline():
                 subject = self.subjects.command(self.shard, execution.id, str(CommandKind.DEADLINE), "timeout")
                 self.outbox.post(subject, command_payload(CommandKind.DEADLINE), _ignore)

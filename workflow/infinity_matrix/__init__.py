@@ -1,1 +1,35 @@
 """Durable agent workflows with nothing but NATS."""
+
+from infinity_matrix_actors.errors import (
+    ExecutionExists,
+    ExecutionFailed,
+    InfinityMatrixError,
+    InvalidDefinition,
+    NoCoordinator,
+    NotInstalled,
+    PayloadNotEncodable,
+    PayloadTooLarge,
+    StorageUnavailable,
+    UnknownExecution,
+    UnknownWorkflow,
+    Unreachable,
+)
+
+from infinity_matrix.local import connect, local
+
+__all__ = [
+    "ExecutionExists",
+    "ExecutionFailed",
+    "InfinityMatrixError",
+    "InvalidDefinition",
+    "NoCoordinator",
+    "NotInstalled",
+    "PayloadNotEncodable",
+    "PayloadTooLarge",
+    "StorageUnavailable",
+    "UnknownExecution",
+    "UnknownWorkflow",
+    "Unreachable",
+    "connect",
+    "local",
+]

@@ -1,0 +1,70 @@
+"""An agent: a name, a handler, and how many works it takes at once.
+
+Whatever serves agents (`serve`, a local system, a client that waits) finds those of this process in `agents()`.
+"""
+
+import contextlib
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_actors.names import check_name
+
+from infinity_matrix_agents.work import Work
+
+CONCURRENCY_DEFAULT = 16
+CONCURRENCY_MAX = 10_000
+
+Handler = Callable[[Work], Any]
+_agents: "weakref.WeakSet[Agent]" = weakref.WeakSet()
+
+
+class InvalidAgent(InfinityMatrixError):
+    """Raised when an agent cannot be defined as written. Correct its name, concurrency or handler."""
+
+
+class Agent:
+    """An agent of this process. `concurrency` works run at once; a plain function runs in a thread."""
+
+    def __init__(self, name: str, *, concurrency: int = CONCURRENCY_DEFAULT) -> None:
+        self.name = check_name("agent", name)
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= CONCURRENCY_MAX:
+            raise InvalidAgent(f"agent {name!r}: concurrency is {concurrency!r}, it must be 1 to {CONCURRENCY_MAX}")
+        self.concurrency = concurrency
+        self.function: Handler | None = None
+        self.is_async = False
+        _agents.add(self)
+
+    def handler(self, function: Handler) -> Handler:
+        """Registers the one handler of this agent, as a decorator; a second raises InvalidAgent."""
+        if self.function is not None:
+            raise InvalidAgent(f"agent {self.name!r} has a handler already: {self.function.__qualname__}")
+        if not callable(function):
+            raise InvalidAgent(f"agent {self.name!r}: the handler must be a function")
+        try:
+            inspect.signature(function).bind(object())
+        except TypeError:
+            raise InvalidAgent(
+                f"agent {self.name!r}: {getattr(function, '__qualname__', function)} must take one argument, the work"
+            ) from None
+        self.function = function
+        with contextlib.suppress(AttributeError):
+            # The registry is weak: `@Agent("name").handler` keeps its agent as long as its function.
+            function.__im_agent__ = self  # type: ignore[attr-defined]
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004
+        )
+        return function
+
+    def __repr__(self) -> str:
+        return f"Agent({self.name!r}, concurrency={self.concurrency})"
+
+
+def agents_of_this_process() -> list[Agent]:
+    """Every agent of this process that has a handler; of two with one name the first."""
+    by_name: dict[str, Agent] = {}
+    for agent in sorted((agent for agent in _agents if agent.function is not None), key=lambda agent: agent.name):
+        by_name.setdefault(agent.name, agent)
+    return list(by_name.values())

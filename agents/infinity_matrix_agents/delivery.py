@@ -1,0 +1,76 @@
+"""A delivery: one work message in an agent's hands, and what is known of it."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from infinity_matrix_bus.codec import Undecodable, decode_record, parse_rfc3339
+from infinity_matrix_bus.log_reader import parse_ack_reply
+
+from infinity_matrix_agents.work import Work
+
+#: Work stored later than this after it was ready may have been done already: the agent asks.
+FRESH_S = 30.0
+#: Delivered more often than this, the work itself is what kills agents.
+DELIVERIES_MAX = 5
+_REQUIRED = ("execution", "workflow", "task", "attempt", "agent", "reply_to", "idempotency_key")
+
+
+class UnreadableWork(ValueError):
+    """The message is no work this version can read."""
+
+
+@dataclass(eq=False, slots=True)
+class Delivery:
+    """Times are seconds since the epoch."""
+
+    record: dict[str, Any]
+    ack_reply: str
+    deliveries: int
+    stored_at: float
+    work: Work | None = None
+    started_at: float | None = None
+    #: When its lease was last known to be good, by this process's monotonic clock.
+    is_taken: bool = False
+    is_cancelled: bool = False
+    cancel_type: str = ""
+    task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+
+    @classmethod
+    def read(cls, ack_reply: str, data: bytes) -> "Delivery":
+        """Raises UnreadableWork."""
+        deliveries, _, _, stored_at, _ = parse_ack_reply(ack_reply)
+        try:
+            record = decode_record(data)
+        except Undecodable as error:
+            raise UnreadableWork(str(error)) from error
+        missing = [key for key in _REQUIRED if key not in record]
+        if missing or record.get("v") != 1 or not isinstance(record["attempt"], int):
+            raise UnreadableWork(f"fields missing or of another version: {', '.join(missing) or 'v, attempt'}")
+        return cls(record, ack_reply, deliveries, stored_at)
+
+    @property
+    def is_poisonous(self) -> bool:
+        return self.deliveries > DELIVERIES_MAX
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it may have been done already, so that the log must be asked before it is run."""
+        ready_at = parse_rfc3339(self.record.get("ready_at"))
+        deadline = parse_rfc3339(self.record.get("deadline"))
+        return (
+            self.deliveries > 1
+            or self.record.get("repair") is True
+            or ready_at is None
+            or self.stored_at - ready_at > FRESH_S
+            or (deadline is not None and time.time() > deadline)
+        )
+
+    def concerns(self, execution: str, task: str | None, attempt: int) -> bool:
+        """Whether a cancel of (execution, task or all, attempt or 0) means this one."""
+        return (
+            self.record["execution"] == execution
+            and (task is None or self.record["task"] == task)
+            and attempt in (0, self.record["attempt"])
+        )

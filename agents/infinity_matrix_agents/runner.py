@@ -1,0 +1,398 @@
+"""Serves one agent: pulls work, runs the handler, publishes the outcome until it is confirmed, and only then acks.
+
+A worker is a task that lives on; a message makes none. One ticker extends the leases of all works held, and says
+`taken` for those that last longer than 100 ms.
+"""
+
+import asyncio
+import contextvars
+import os
+import secrets
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import nats.micro
+import structlog
+from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_bus.api import API_PREFIX, JetStreamApi, JetStreamError
+from infinity_matrix_bus.codec import Undecodable, decode_record, encode, rfc3339
+from infinity_matrix_bus.connection import Connection
+from infinity_matrix_bus.publisher import Ack, Outbox
+from infinity_matrix_bus.puller import Puller
+from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
+from infinity_matrix_bus.streams import ACK_WAIT_S, agent_consumer
+from infinity_matrix_bus.subjects import Subjects
+from nats.errors import Error as NatsError
+from nats.micro.service import Service, ServiceConfig
+
+from infinity_matrix_agents import outcomes
+from infinity_matrix_agents.agent import Agent
+from infinity_matrix_agents.delivery import Delivery, UnreadableWork
+from infinity_matrix_agents.stream_time import StreamTime
+from infinity_matrix_agents.work import Work
+from infinity_matrix_agents.work_log import WorkLog
+
+TAKEN_AFTER_S = 0.1
+TICK_S = 0.05
+LEASE_INTERVAL_S = ACK_WAIT_S / 3
+ASK_TIMEOUT_S = 5.0
+NAK_DELAY_S = 1.0
+CONSUMER_RETRY_S = 0.5
+DRAIN_TIMEOUT_S = 10.0
+#: A handler that looks at `work.cancelled` has this long to end by itself before it is cancelled.
+POLITE_S = 1.0
+LOG_LINES_KEPT = 1000
+SERVICE_VERSION = "1.0.0"
+log = structlog.get_logger("infinity_matrix.agents")
+
+
+class AgentRunner:
+    """Serves `agent` on `connection`. `open` begins, `close` takes no more, finishes, and hands the rest back."""
+
+    def __init__(self, agent: Agent, connection: Connection, prefix: str = "im") -> None:
+        if agent.function is None:
+            raise InfinityMatrixError(f"agent {agent.name!r} has no handler; decorate one with @agent.handler")
+        self.agent = agent
+        self.instance = f"{outcomes.HOST}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._connection = connection
+        self._subjects = Subjects(prefix)
+        self._outbox = Outbox(connection)
+        self._puller: Puller | None = None
+        self._service: Service | None = None
+        self._held: dict[Delivery, None] = {}
+        self._queue: deque[Delivery] = deque()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._workers: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._time = StreamTime()
+        self._log_lines: deque[tuple[str, bytes]] = deque(maxlen=LOG_LINES_KEPT)
+        self._threads: ThreadPoolExecutor | None = None
+        self._is_draining = False
+        self._all_done = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    async def open(self) -> "AgentRunner":
+        """Begins to take work. The consumer is made if it is not there."""
+        await self._connection.add_listener(self._outbox.on_session)
+        await self._connection.add_listener(self._on_session)
+        self._spawn(self._tick())
+        return self
+
+    async def close(self, timeout_s: float = DRAIN_TIMEOUT_S) -> None:
+        """Takes no more, lets what runs finish for `timeout_s`, hands the rest back at once."""
+        self._is_draining = True
+        for delivery in list(self._queue):
+            self._hand_back(delivery)
+        self._queue.clear()
+        if self._held and timeout_s > 0:
+            try:
+                await asyncio.wait_for(self._all_done.wait(), timeout_s)
+            except TimeoutError:
+                log.info("handed_back", agent=self.agent.name, works=len(self._held))
+        for delivery in list(self._held):
+            self._hand_back(delivery)
+        for task in [*self._workers, *self._tasks]:
+            task.cancel()
+        await asyncio.gather(*self._workers, *self._tasks, return_exceptions=True)
+        await self._outbox.drained(timeout_s if timeout_s > 0 else 1.0)
+        self._connection.remove_listener(self._on_session)
+        self._connection.remove_listener(self._outbox.on_session)
+        self._outbox.close()
+        if self._puller is not None:
+            await self._puller.close()
+        if self._service is not None and self._connection.is_connected:
+            await _quietly(self._service.stop())
+        if self._connection.is_connected:
+            await _quietly(self._connection.session.flushed())
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def running(self) -> int:
+        """Works in hand."""
+        return len(self._held)
+
+    # The session.
+
+    async def _on_session(self, session: Session) -> None:
+        await session.subscribe(self._subjects.all_cancels, self._on_cancel)
+        while self._log_lines:
+            session.publish(*self._log_lines.popleft())
+        await self._open_puller(session)
+        await self._announce(session)
+
+    async def _open_puller(self, session: Session) -> None:
+        api = JetStreamApi(session)
+        stream = self._subjects.work_stream
+        if await api.consumer_info(stream, self.agent.name) is None:
+            await api.create_consumer(stream, self.agent.name, agent_consumer(self._subjects, self.agent.name))
+        self._puller = await Puller(
+            session, API_PREFIX, stream, self.agent.name, self._capacity, self._take, self._on_broken
+        ).open()
+
+    def _on_broken(self, reason: str) -> None:
+        log.warning("consumer_broken", agent=self.agent.name, reason=reason)
+        self._spawn(self._reopen())
+
+    async def _reopen(self) -> None:
+        while self._connection.is_connected and not self._is_draining:
+            try:
+                if self._puller is not None:
+                    await self._puller.close()
+                await self._open_puller(self._connection.session)
+                return
+            except (JetStreamError, RequestTimeout) as error:
+                log.warning("consumer_not_opened", agent=self.agent.name, reason=str(error))
+                await asyncio.sleep(CONSUMER_RETRY_S)
+            except SessionLost:
+                return
+
+    async def _announce(self, session: Session) -> None:
+        """Makes the agent visible to `nats micro ls` and `imx agents`."""
+        config = ServiceConfig(
+            name=self.agent.name,
+            version=SERVICE_VERSION,
+            description="Infinity Matrix agent",
+            metadata={
+                "kind": "im-agent",
+                "concurrency": str(self.agent.concurrency),
+                "instance": self.instance,
+                "prefix": self._subjects.prefix,
+            },
+        )
+        try:
+            self._service = await nats.micro.add_service(session.client, config)
+        except NatsError as error:
+            log.debug("not_announced", agent=self.agent.name, reason=str(error))
+
+    # Taking work.
+
+    def _capacity(self) -> int:
+        return 0 if self._is_draining else self.agent.concurrency - len(self._held)
+
+    def _take(self, subject: str, ack_reply: str, data: bytes) -> None:
+        try:
+            delivery = Delivery.read(ack_reply, data)
+        except UnreadableWork as error:
+            log.error("unreadable_work", subject=subject, reason=str(error))
+            self._reply(ack_reply, b"+TERM unreadable")
+            return
+        self._time.learn(delivery.stored_at)
+        if self._is_draining:
+            self._reply(ack_reply, b"-NAK")
+            return
+        self._held[delivery] = None
+        self._queue.append(delivery)
+        while self._idle:
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        if len(self._workers) < self.agent.concurrency:
+            self._workers.append(asyncio.create_task(self._work(), name=f"{self.agent.name}-worker"))
+
+    async def _work(self) -> None:
+        """A worker: one work after another."""
+        while True:
+            while not self._queue:
+                waiter: asyncio.Future[None] = self._loop.create_future()
+                self._idle.append(waiter)
+                await waiter
+            delivery = self._queue.popleft()
+            if delivery.is_poisonous:
+                self._finish(delivery, outcomes.poison(delivery.deliveries, self.instance))
+            elif not delivery.is_doubtful or await self._is_open(delivery):
+                await self._run(delivery)
+
+    async def _is_open(self, delivery: Delivery) -> bool:
+        """Asks the log whether the attempt is still to be done; without an answer the work is handed back."""
+        record = delivery.record
+        question = {key: record[key] for key in ("execution", "task", "attempt", "agent")}
+        try:
+            session = self._connection.session
+            reply = await session.request(self._subjects.api("attempt"), encode(question), ASK_TIMEOUT_S)
+            answer = decode_record(reply)
+            settled = answer["ok"]["settled"]
+        except (NoResponders, RequestTimeout, SessionLost, Undecodable, KeyError, TypeError) as error:
+            log.info("attempt_not_answered", execution=record["execution"], task=record["task"], reason=str(error))
+            self._hand_back(delivery, NAK_DELAY_S)
+            return False
+        if settled:
+            self._reply(delivery.ack_reply, b"+ACK")
+            self._release(delivery)
+            return False
+        return True
+
+    async def _run(self, delivery: Delivery) -> None:
+        work = delivery.work = self._work_of(delivery)
+        delivery.started_at = started_at = self._time.now()
+        delivery.task = asyncio.current_task()
+        function = self.agent.function
+        assert function is not None
+        try:
+            if delivery.is_cancelled:
+                payload = outcomes.cancelled(work.cancel_reason, None, self.instance)
+            else:
+                result = await (function(work) if self.agent.is_async else self._in_thread(work))
+                payload = outcomes.completed(result, started_at, self.instance)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not delivery.is_cancelled or self._is_draining or task is None:
+                raise
+            task.uncancel()
+            payload = outcomes.cancelled(work.cancel_reason, started_at, self.instance)
+        except Exception as error:
+            work.log.exception("failed", error=type(error).__name__)
+            payload = outcomes.failed(error, started_at, self.instance)
+        finally:
+            delivery.task = None
+        self._finish(delivery, payload)
+
+    async def _in_thread(self, work: Work) -> Any:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self.agent.concurrency, thread_name_prefix=self.agent.name)
+        function = self.agent.function
+        assert function is not None
+        context = contextvars.copy_context()
+        return await self._loop.run_in_executor(self._threads, lambda: context.run(function, work))
+
+    def _work_of(self, delivery: Delivery) -> Work:
+        record = delivery.record
+        subject = self._subjects.logs(record["workflow"], record["execution"], record["task"])
+        base = {key: record[key] for key in ("execution", "workflow", "task", "attempt", "agent")}
+        return Work(record, WorkLog(lambda line: self._call(self._publish_log, subject, line), base, {}), self._report)
+
+    # Giving outcomes and replies.
+
+    def _finish(self, delivery: Delivery, payload: bytes) -> None:
+        """Publishes the outcome until it is confirmed, then acks. "Already there" is success: someone was first."""
+        if delivery not in self._held:
+            return
+        ack_reply = delivery.ack_reply
+
+        def confirmed(ack: Ack) -> None:
+            self._reply(ack_reply, b"+ACK")
+
+        self._release(delivery)
+        self._outbox.post(delivery.record["reply_to"], payload, confirmed)
+
+    def _release(self, delivery: Delivery) -> None:
+        self._held.pop(delivery, None)
+        if self._is_draining and not self._held:
+            self._all_done.set()
+        elif self._puller is not None and not self._outbox.is_full:
+            self._puller.pull()
+
+    def _hand_back(self, delivery: Delivery, delay_s: float = 0.0) -> None:
+        body = b"-NAK" if not delay_s else b"-NAK " + encode({"delay": int(delay_s * 1e9)})
+        self._reply(delivery.ack_reply, body)
+        self._release(delivery)
+
+    def _reply(self, ack_reply: str, body: bytes) -> None:
+        """Acks are best effort: one that is lost brings the work again, and the log is asked then."""
+        try:
+            self._connection.session.publish(ack_reply, body)
+        except SessionLost:
+            log.debug("ack_lost", agent=self.agent.name)
+
+    def _call(self, function: Any, *arguments: Any) -> None:
+        """Calls in the loop's thread, from whichever thread."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        else:
+            function(*arguments)
+
+    def _publish_log(self, subject: str, line: bytes) -> None:
+        try:
+            self._connection.session.publish(subject, line)
+        except SessionLost:
+            self._log_lines.append((subject, line))
+
+    def _report(self, work: Work, percent: float, message: str) -> None:
+        subject = self._subjects.status(work.workflow, work.execution, work.task, "progress", work.attempt)
+        status = {
+            "v": 1,
+            "execution": work.execution,
+            "workflow": work.workflow,
+            "task": work.task,
+            "status": "progress",
+            "attempt": work.attempt,
+            "at": rfc3339(self._time.now()),
+            "percent": percent,
+            "message": message,
+        }
+        self._call(self._publish_status, subject, encode(status))
+
+    def _publish_status(self, subject: str, data: bytes) -> None:
+        try:
+            self._connection.session.publish(subject, data)
+        except SessionLost:
+            log.debug("progress_lost", subject=subject)
+
+    # Cancelling, leases, `taken`.
+
+    def _on_cancel(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+        execution, task = self._subjects.parse_cancel(subject)
+        try:
+            order = decode_record(data) if data else {}
+        except Undecodable:
+            order = {}
+        attempt = order.get("attempt")
+        reason = str(order.get("reason", ""))
+        grace = order.get("grace")
+        polite_s = min(POLITE_S, float(grace) / 2) if isinstance(grace, int | float) else 0.0
+        for delivery in list(self._held):
+            if delivery.concerns(execution, task, attempt if isinstance(attempt, int) else 0):
+                self._cancel(delivery, reason, polite_s)
+
+    def _cancel(self, delivery: Delivery, reason: str, polite_s: float) -> None:
+        delivery.is_cancelled = True
+        if delivery.work is not None:
+            delivery.work.mark_cancelled(reason)
+        if delivery in self._queue:
+            self._queue.remove(delivery)
+            self._finish(delivery, outcomes.cancelled(reason, None, self.instance))
+        elif delivery.task is not None and self.agent.is_async:
+            self._loop.call_later(polite_s, self._cancel_now, delivery)
+
+    def _cancel_now(self, delivery: Delivery) -> None:
+        if delivery.task is not None and delivery in self._held:
+            delivery.task.cancel()
+
+    async def _tick(self) -> None:
+        extended_at = self._loop.time()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self._time.now()
+            for delivery in list(self._held):
+                started_at = delivery.started_at
+                if started_at is not None and not delivery.is_taken and now - started_at >= TAKEN_AFTER_S:
+                    delivery.is_taken = True
+                    self._say_taken(delivery)
+            if self._loop.time() - extended_at >= LEASE_INTERVAL_S:
+                extended_at = self._loop.time()
+                for delivery in list(self._held):
+                    self._reply(delivery.ack_reply, b"+WPI")
+
+    def _say_taken(self, delivery: Delivery) -> None:
+        subject = delivery.record.get("taken_to")
+        if isinstance(subject, str):
+            started_at = rfc3339(delivery.started_at or self._time.now())
+            payload = encode({"instance": self.instance, "started_at": started_at})
+            self._outbox.post(subject, payload, lambda ack: None)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _quietly(work: Any) -> None:
+    """Waits for an ending that may fail, because the connection may be gone."""
+    try:
+        await asyncio.wait_for(work, DRAIN_TIMEOUT_S)
+    except (NatsError, OSError, TimeoutError) as error:
+        log.debug("ending_failed", reason=str(error))

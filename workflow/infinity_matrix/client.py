@@ -1,0 +1,222 @@
+"""A client of one installation: start, follow, wait, list and cancel, by workflow name and execution id.
+
+What it answers it folded from the log itself; only a start asks first whether a coordinator is there to carry it on.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+from infinity_matrix_actors.definition import WorkflowDefinition
+from infinity_matrix_actors.errors import NoCoordinator
+from infinity_matrix_actors.state import TaskState
+from infinity_matrix_agents import Agent, AgentRunner
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.connection import Connection
+from infinity_matrix_bus.definitions import DefinitionStore, Deployment
+from infinity_matrix_bus.history import read_all
+from infinity_matrix_bus.installation import read_installation
+from infinity_matrix_bus.session import Endpoint, NoResponders, RequestTimeout, SessionLost
+from infinity_matrix_coordinator.operations import ExecutionSummary, Operations
+from infinity_matrix_coordinator.views import (
+    ExecutionMetrics,
+    ExecutionResult,
+    ExecutionStatus,
+    StatusUpdate,
+    metrics_of,
+    result_of,
+    status_of,
+)
+
+from infinity_matrix.logs import LogLine, read_line
+
+COORDINATOR_TIMEOUT_S = 5.0
+COORDINATOR_RETRY_S = 0.2
+#: A coordinator that answered is trusted for this long.
+COORDINATOR_SEEN_S = 10.0
+UNTAKEN_AFTER_S = 2.0
+
+
+class Client:
+    """A connected client. Made by `infinity_matrix.connect` and `local`; `url` is where others can connect to."""
+
+    def __init__(self, endpoint: Endpoint, prefix: str = "im") -> None:
+        self.url = endpoint.url
+        self.prefix = prefix
+        self._connection = Connection(endpoint)
+        self._operations: Operations | None = None
+        self._runners: list[AgentRunner] = []
+        self._coordinator_seen_at = -COORDINATOR_SEEN_S
+        #: Whether a task nobody takes is named on stderr: where agents are this user's own.
+        self.names_untaken = False
+
+    async def open(self) -> "Client":
+        """Connects; raises Unreachable and NotInstalled."""
+        await self._connection.open()
+        try:
+            installation = await read_installation(self._connection.session, self.prefix)
+            self._operations = await Operations(self._connection, installation).open()
+        except BaseException:
+            await self._connection.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        """Hands back what its agents hold, and disconnects."""
+        runners, self._runners = self._runners, []
+        await asyncio.gather(*(runner.close() for runner in runners))
+        if self._operations is not None:
+            self._operations.close()
+        await self._connection.close()
+
+    @property
+    def operations(self) -> Operations:
+        assert self._operations is not None, "open the client first"
+        return self._operations
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
+    async def serve(self, agents: Iterable[Agent]) -> None:
+        """Serves agents on this client's connection until it is closed; those it serves already are left as they are."""
+        served = {runner.agent.name for runner in self._runners}
+        for agent in agents:
+            if agent.name not in served:
+                self._runners.append(await AgentRunner(agent, self._connection, self.prefix).open())
+                served.add(agent.name)
+
+    # Definitions.
+
+    async def deploy(self, definition: WorkflowDefinition) -> str:
+        """Stores a definition and arms its triggers; answers its hash."""
+        return await self.operations.deploy(definition)
+
+    async def undeploy(self, workflow: str) -> None:
+        await self.operations.undeploy(workflow)
+
+    async def workflows(self) -> Sequence[Deployment]:
+        """The workflows that have a name here."""
+        return await DefinitionStore(await self.operations.session(), self.operations.subjects).deployments()
+
+    # Executions.
+
+    async def start(self, workflow: str, input: Any = None, execution_id: str | None = None) -> str:
+        """Starts the deployed workflow of that name; raises UnknownWorkflow, ExecutionExists, NoCoordinator."""
+        await self.find_coordinator()
+        digest = await self.operations.definition_of(workflow)
+        return await self.operations.start(workflow, digest, input, execution_id)
+
+    async def start_definition(
+        self, definition: WorkflowDefinition, input: Any = None, execution_id: str | None = None
+    ) -> str:
+        """Stores a definition if need be and starts it."""
+        await self.find_coordinator()
+        digest = await self.operations.store(definition)
+        return await self.operations.start(definition.name, digest, input, execution_id)
+
+    async def execute_definition(
+        self,
+        definition: WorkflowDefinition,
+        input: Any = None,
+        execution_id: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> ExecutionResult:
+        """Starts a definition and waits for its result."""
+        started = await self.start_definition(definition, input, execution_id)
+        return await self._wait(started, timeout, is_new=execution_id is None)
+
+    async def execute(
+        self, workflow: str, input: Any = None, execution_id: str | None = None, *, timeout: float | None = None
+    ) -> ExecutionResult:
+        """Starts the deployed workflow of that name and waits for its result."""
+        started = await self.start(workflow, input, execution_id)
+        return await self._wait(started, timeout, is_new=execution_id is None)
+
+    async def wait(self, execution_id: str, timeout: float | None = None) -> ExecutionResult:
+        """The result of an execution once it has ended; raises UnknownExecution, NoCoordinator, TimeoutError."""
+        actor = await self.operations.fold(execution_id)
+        if actor.is_decided:
+            return result_of(actor)
+        await self.find_coordinator()
+        return await self._wait(execution_id, timeout)
+
+    async def get_status(self, execution_id: str) -> ExecutionStatus:
+        return status_of(await self.operations.fold(execution_id))
+
+    async def get_metrics(self, execution_id: str) -> ExecutionMetrics:
+        return metrics_of(await self.operations.fold(execution_id))
+
+    async def stream_status(self, execution_id: str) -> AsyncIterator[StatusUpdate]:
+        """Every transition, from the beginning; ends with the execution."""
+        async for update in self.operations.follow(execution_id):
+            yield update
+
+    async def get_logs(self, execution_id: str, task_id: str | None = None) -> Sequence[LogLine]:
+        """The log lines of an execution's agents, oldest first."""
+        subjects = self.operations.subjects
+        pattern = subjects.logs("*", execution_id, task_id) if task_id else subjects.logs_of(execution_id)
+        entries = await read_all(await self.operations.session(), subjects.logs_stream, (pattern,))
+        lines = [line for line in map(read_line, entries) if line is not None]
+        return sorted(lines, key=lambda line: line.at)
+
+    async def list(self, workflow: str | None = None, state: str | None = None) -> Sequence[ExecutionSummary]:
+        """The executions in the log, newest first."""
+        return await self.operations.executions(workflow, state)
+
+    async def cancel(self, execution_id: str, reason: str = "") -> None:
+        await self.operations.cancel(execution_id, reason)
+
+    async def trigger(self, event: str, data: Any = None, event_id: str | None = None) -> None:
+        """Publishes an event; the same `event_id` within ten minutes counts once. Raises StorageUnavailable."""
+        await self.operations.publish_event(event, data, event_id)
+
+    async def find_coordinator(self) -> None:
+        """Raises NoCoordinator when none answers for 5 s."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + COORDINATOR_TIMEOUT_S
+        if loop.time() - self._coordinator_seen_at < COORDINATOR_SEEN_S:
+            return
+        while True:
+            try:
+                session = await self.operations.session()
+                await session.request(self.operations.subjects.api("ping"), b"", deadline - loop.time())
+            except (NoResponders, RequestTimeout, SessionLost):
+                if loop.time() + COORDINATOR_RETRY_S >= deadline:
+                    raise NoCoordinator(COORDINATOR_TIMEOUT_S) from None
+                await asyncio.sleep(COORDINATOR_RETRY_S)
+            else:
+                self._coordinator_seen_at = loop.time()
+                return
+
+    async def _wait(self, execution_id: str, timeout_s: float | None, *, is_new: bool = False) -> ExecutionResult:
+        naming = asyncio.create_task(self._name_untaken(execution_id)) if self.names_untaken else None
+        try:
+            async with asyncio.timeout(timeout_s):
+                return result_of(await self.operations.wait(execution_id, is_new=is_new))
+        finally:
+            if naming is not None:
+                naming.cancel()
+                await asyncio.gather(naming, return_exceptions=True)
+
+    async def _name_untaken(self, execution_id: str) -> None:
+        """Names on stderr each agent that nobody runs while a task waits for it."""
+        named: set[str] = set()
+        while True:
+            await asyncio.sleep(UNTAKEN_AFTER_S)
+            status = await self.get_status(execution_id)
+            waiting: dict[str, str] = {}
+            for task in status.tasks.values():
+                if task.state == TaskState.QUEUED and task.agent not in named:
+                    waiting.setdefault(task.agent, task.id)
+            api = JetStreamApi(await self.operations.session())
+            for agent, task_id in waiting.items():
+                info = await api.consumer_info(self.operations.subjects.work_stream, agent)
+                if info is None or (info.get("num_waiting", 0) == 0 and info.get("num_ack_pending", 0) == 0):
+                    named.add(agent)
+                    sys.stderr.write(
+                        f"infinity-matrix: task {task_id!r} waits: no agent {agent!r} is running "
+                        f"(execution {execution_id})\n"
+                    )

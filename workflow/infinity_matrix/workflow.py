@@ -1,0 +1,217 @@
+"""A workflow as users write it: tasks, policies and triggers, and everything that can be done with it."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from infinity_matrix_actors.definition import GRACE_S, WorkflowDefinition
+from infinity_matrix_actors.document import (
+    TaskDocument,
+    TriggerDocument,
+    WorkflowDocument,
+    define,
+    parse_document,
+    parse_task,
+    parse_trigger,
+)
+from infinity_matrix_actors.document_file import load_document
+from infinity_matrix_actors.errors import InvalidDefinition
+from infinity_matrix_coordinator.views import (
+    ExecutionMetrics,
+    ExecutionResult,
+    ExecutionStatus,
+    StatusUpdate,
+)
+
+from infinity_matrix.logs import LogLine
+from infinity_matrix.resolution import opened
+
+DOCUMENT_BYTES_MAX = 1024 * 1024
+
+
+class Task:
+    """A node of the graph: `agent` does the work once the tasks in `depends_on` are settled.
+
+    Takes the fields of a task in a definition file; durations are seconds or text such as "90s", "5m", "1h".
+    Raises InvalidDefinition for what cannot be.
+    """
+
+    def __init__(self, id: str, agent: str, **fields: Any) -> None:
+        self.document: TaskDocument = parse_task(id=id, agent=agent, **fields)
+
+    @property
+    def id(self) -> str:
+        return self.document.id
+
+    def __repr__(self) -> str:
+        return f"Task({self.document.id!r}, agent={self.document.agent!r})"
+
+
+class Trigger:
+    """An event that starts an execution: `event` is what follows `im.trigger.`, `filter` is CEL over `event`."""
+
+    def __init__(self, event: str, filter: str | None = None) -> None:
+        self.document: TriggerDocument = parse_trigger(event=event, filter=filter)
+
+    def __repr__(self) -> str:
+        return f"Trigger({self.document.event!r})"
+
+
+class Workflow:
+    """A definition under way: add tasks, then run it. Checked whole when it is stored, or by `validate`."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str = "1",
+        *,
+        timeout: float | str | None = None,
+        description: str = "",
+        grace: float | str = GRACE_S,
+        tasks: Iterable[Task] = (),
+        triggers: Iterable[Trigger] = (),
+    ) -> None:
+        fields: dict[str, Any] = {"name": name, "version": version, "description": description, "grace": grace}
+        if timeout is not None:
+            fields["timeout"] = timeout
+        self._document: WorkflowDocument = parse_document(fields)
+        self._tasks: list[TaskDocument] = []
+        self._triggers: list[TriggerDocument] = []
+        self.add_tasks(tasks)
+        for trigger in triggers:
+            self.add_trigger(trigger)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Workflow":
+        """Reads a definition from YAML or JSON, at most 1 MiB; raises InvalidDefinition, saying where."""
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                text = file.read(DOCUMENT_BYTES_MAX + 1)
+        except OSError as error:
+            raise InvalidDefinition(f"cannot be read: {error.strerror}", where=str(path)) from error
+        return cls._of(load_document(text, path.name))
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> "Workflow":
+        """A workflow from the plain data a definition file holds."""
+        return cls._of(parse_document(document))
+
+    @classmethod
+    def _of(cls, document: WorkflowDocument) -> "Workflow":
+        workflow = cls.__new__(cls)
+        workflow._document = document
+        workflow._tasks = list(document.tasks)
+        workflow._triggers = list(document.triggers)
+        workflow.validate()
+        return workflow
+
+    @property
+    def name(self) -> str:
+        return self._document.name
+
+    @property
+    def version(self) -> str:
+        return self._document.version
+
+    @property
+    def task_ids(self) -> list[str]:
+        return [task.id for task in self._tasks]
+
+    def add_task(self, task: Task) -> "Workflow":
+        """Adds a task; raises InvalidDefinition when its id is taken."""
+        return self.add_tasks([task])
+
+    def add_tasks(self, tasks: Iterable[Task]) -> "Workflow":
+        """Adds tasks, all or none; raises InvalidDefinition when an id is taken."""
+        added = list(tasks)
+        known = set(self.task_ids)
+        for task in added:
+            if not isinstance(task, Task):
+                raise InvalidDefinition(f"{task!r} is no Task", where=f"workflow {self.name!r}")
+            if task.id in known:
+                raise InvalidDefinition(f"the task id {task.id!r} is used twice", where=f"workflow {self.name!r}")
+            known.add(task.id)
+        self._tasks.extend(task.document for task in added)
+        return self
+
+    def add_trigger(self, trigger: Trigger) -> "Workflow":
+        self._triggers.append(trigger.document)
+        return self
+
+    def definition(self) -> WorkflowDefinition:
+        """The definition as it is stored; raises InvalidDefinition, naming what is wrong and where."""
+        return define(self._document.model_copy(update={"tasks": self._tasks, "triggers": self._triggers}))
+
+    def validate(self) -> "Workflow":
+        """Checks everything that can be checked without running; raises InvalidDefinition."""
+        self.definition()
+        return self
+
+    async def deploy(self) -> str:
+        """Stores the definition and arms its triggers, in place of an earlier version's; answers its hash."""
+        definition = self.definition()
+        async with opened() as client:
+            return await client.deploy(definition)
+
+    async def undeploy(self) -> None:
+        """Disarms the triggers; what runs goes on. Raises UnknownWorkflow when it was never deployed."""
+        async with opened() as client:
+            await client.undeploy(self.name)
+
+    async def start(self, input: Any = None, execution_id: str | None = None) -> str:
+        """Starts an execution and answers its id, as soon as that is a fact in the log.
+
+        Raises ExecutionExists when the id is taken by other content, NoCoordinator when none answers for 5 s.
+        """
+        definition = self.definition()
+        async with opened() as client:
+            return await client.start_definition(definition, input, execution_id)
+
+    async def execute(
+        self, input: Any = None, execution_id: str | None = None, *, timeout: float | None = None
+    ) -> ExecutionResult:
+        """Starts an execution and waits for its result; a failed result is answered, not raised.
+
+        Cancelling this call leaves the execution running; so does `timeout` (seconds), which raises TimeoutError.
+        """
+        definition = self.definition()
+        async with opened(serves_agents=True) as client:
+            return await client.execute_definition(definition, input, execution_id, timeout=timeout)
+
+    async def wait(self, execution_id: str, timeout: float | None = None) -> ExecutionResult:
+        """The result of an execution once it has ended; raises UnknownExecution, TimeoutError after `timeout` seconds."""
+        async with opened(serves_agents=True) as client:
+            return await client.wait(execution_id, timeout)
+
+    async def get_status(self, execution_id: str) -> ExecutionStatus:
+        """Where an execution stands now, from the log; raises UnknownExecution."""
+        async with opened() as client:
+            return await client.get_status(execution_id)
+
+    async def cancel(self, execution_id: str, reason: str = "") -> None:
+        """Asks for the execution to be cancelled: running agents are told, then it ends. Raises UnknownExecution."""
+        async with opened() as client:
+            await client.cancel(execution_id, reason)
+
+    async def stream_status(self, execution_id: str) -> AsyncIterator[StatusUpdate]:
+        """Every transition of the execution, from the beginning, none left out; ends with the execution."""
+        async with opened() as client:
+            async for update in client.stream_status(execution_id):
+                yield update
+
+    async def get_metrics(self, execution_id: str) -> ExecutionMetrics:
+        """Queue time, run time and attempts per task, and totals; times in seconds."""
+        async with opened() as client:
+            return await client.get_metrics(execution_id)
+
+    async def get_logs(self, execution_id: str, task_id: str | None = None) -> Sequence[LogLine]:
+        """The log lines of an execution's agents, oldest first."""
+        async with opened() as client:
+            return await client.get_logs(execution_id, task_id)
+
+    def __repr__(self) -> str:
+        return f"Workflow({self.name!r}, version={self.version!r}, tasks={len(self._tasks)})"
+
+
+__all__ = ["Task", "Trigger", "Workflow"]
