@@ -47,8 +47,8 @@ ERROR_TYPES_MAX = 100
 VERSION_LENGTH_MAX = 64
 #: With the prefix before it an event's subject stays within the 512 bytes of a subject.
 EVENT_LENGTH_MAX = 256
-#: A definition is one message, and a server takes 1 MiB unless told otherwise; the rest is for headers.
-DEFINITION_BYTES_MAX = (1 << 20) - 4096
+#: Of the canonical form. Stored compressed, some twentieth of this, it is still one message.
+DEFINITION_BYTES_MAX = 8 * 1024 * 1024
 
 _NAME_PATTERN = "(?!im-)[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 _TOKEN_PATTERN = rf"({_NAME_PATTERN}|\*)"

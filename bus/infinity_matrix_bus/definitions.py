@@ -12,10 +12,11 @@ from typing import Any
 from infinity_matrix_actors.definition import WorkflowDefinition
 from infinity_matrix_actors.errors import PayloadTooLarge, StorageUnavailable
 from nats.errors import Error as NatsError
-from nats.js.errors import KeyNotFoundError, NoKeysError
+from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 
 from infinity_matrix_bus.codec import MESSAGE_BYTES_MAX, decode_record, encode
+from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.installation import bucket
 from infinity_matrix_bus.session import Session
 from infinity_matrix_bus.subjects import Subjects
@@ -91,13 +92,10 @@ class DefinitionStore:
 
     async def deployments(self) -> list[Deployment]:
         """All workflows that have a name here."""
-        store = await self._open()
-        try:
-            keys = await asyncio.wait_for(store.keys(filters=["name.>"]), TIMEOUT_S)
-        except NoKeysError:
-            return []
-        found = [await self.deployment(key.removeprefix("name.")) for key in sorted(keys)]
-        return [deployment for deployment in found if deployment is not None]
+        prefix = f"$KV.{self._name}.name."
+        entries = await read_all(self._session, f"KV_{self._name}", (prefix + "*",))
+        found = {entry.subject[len(prefix) :]: entry.data for entry in entries if entry.data}
+        return [Deployment.read(workflow, data) for workflow, data in sorted(found.items())]
 
     async def _open(self) -> KeyValue:
         if self._bucket is None:

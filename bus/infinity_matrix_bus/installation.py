@@ -95,7 +95,9 @@ async def _make_bucket(session: Session, name: str, replicas: int, ttl_s: float 
     try:
         return await js.key_value(name)
     except (BucketNotFoundError, JsNotFoundError):
-        config = KeyValueConfig(bucket=name, history=1, storage=StorageType.FILE, replicas=replicas, ttl=ttl_s)
+        config = KeyValueConfig(
+            bucket=name, history=1, storage=StorageType.FILE, replicas=replicas, ttl=ttl_s, direct=True
+        )
         try:
             return await js.create_key_value(config)
         except NatsError:
