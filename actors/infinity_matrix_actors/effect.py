@@ -78,10 +78,11 @@ class PurgeWork:
 
 @dataclass(frozen=True, slots=True)
 class TellAgents:
-    """Push to agents: stop this task now (None: every task of the execution)."""
+    """Push to agents: stop this attempt now (task None: every task of the execution, attempt 0: any)."""
 
     task: str | None
     reason: str
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

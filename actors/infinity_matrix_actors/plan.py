@@ -35,7 +35,7 @@ class Plan:
 
     @classmethod
     def of(cls, definition: WorkflowDefinition, digest: str | None = None) -> "Plan":
-        """Compiles a definition that `document.define` accepted; raises InvalidDefinition if a condition does not compile."""
+        """Compiles what `document.define` accepted; raises InvalidDefinition if a condition does not compile."""
         subscribers: dict[str, list[str]] = {task.id: [] for task in definition.tasks}
         handled: set[str] = set()
         for task in definition.tasks:

@@ -1,4 +1,7 @@
-"""Whether a failed attempt is tried again, and when. Jitter comes from a hash, so every coordinator finds the same time."""
+"""Whether a failed attempt is tried again, and when.
+
+Jitter comes from a hash, so every coordinator finds the same time.
+"""
 
 from hashlib import blake2b
 
@@ -24,9 +27,15 @@ def delay_s(retry: RetryDefinition, attempt: int, error: TaskError, execution: s
     if retry.backoff is Backoff.LINEAR:
         delay = retry.initial_delay * attempt
     elif retry.backoff is Backoff.EXPONENTIAL:
-        # Capped before the power: 2.0 ** 10_000 overflows.
-        delay = retry.initial_delay * retry.multiplier ** min(attempt - 1, 64)
+        delay = _grown_s(retry, attempt)
     delay = min(delay, retry.max_delay)
     digest = blake2b(f"{execution}/{task}/{attempt}".encode(), digest_size=8).digest()
     unit = int.from_bytes(digest, "big") / _HASH_RANGE
     return delay * (1.0 + retry.jitter * (2.0 * unit - 1.0))
+
+
+def _grown_s(retry: RetryDefinition, attempt: int) -> float:
+    try:
+        return retry.initial_delay * retry.multiplier ** (attempt - 1)
+    except OverflowError:
+        return retry.max_delay if retry.initial_delay else 0.0

@@ -119,9 +119,7 @@ class ExecutionActor:
         """All effects the state asks for that no fact has answered yet; what a new owner begins with."""
         if self.finished is not None:
             return []
-        effects: list[Effect] = [
-            PurgeWork(name, actor.closed) for name, actor in self.tasks.items() if actor.closed
-        ]
+        effects: list[Effect] = [PurgeWork(name, actor.closed) for name, actor in self.tasks.items() if actor.closed]
         if self.is_decided:
             return [*effects, self._finish_effect()]
         for name, actor in self.tasks.items():

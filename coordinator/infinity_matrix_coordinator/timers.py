@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
-#: The heap is rebuilt when it holds this many times more than is armed; most timers are disarmed long before their time.
+#: The heap is rebuilt when it holds this many times what is armed: most timers are disarmed long before their time.
 GARBAGE_RATIO = 4
 GARBAGE_FREE_BELOW = 1024
 
