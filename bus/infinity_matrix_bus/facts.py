@@ -27,6 +27,7 @@ WIRE_VERSION = 1
 #: The version of the rules that decide; pinned by `started`.
 DECIDE_VERSION = 1
 _ERROR_TEXT_MAX = 4096
+_ERROR_TYPE_MAX = 256
 
 
 def started_payload(fact: Started) -> bytes:
@@ -111,8 +112,8 @@ def _error(value: Any) -> TaskError:
     retry_after = value.get("retry_after")
     is_delay = isinstance(retry_after, int | float) and not isinstance(retry_after, bool)
     return TaskError(
-        str(value.get("type") or "error"),
-        str(value.get("message") or ""),
+        str(value.get("type") or "error")[:_ERROR_TYPE_MAX],
+        str(value.get("message") or "")[:_ERROR_TEXT_MAX],
         value.get("retryable") is not False,
         float(retry_after) if is_delay and retry_after is not None else None,
     )

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from infinity_matrix_actors.errors import Unreachable
 from infinity_matrix_agents import agents_of_this_process
 from infinity_matrix_bus.session import Endpoint
 
@@ -22,6 +23,7 @@ URL_VARIABLE = "IM_URL"
 CREDENTIALS_VARIABLE = "IM_CREDENTIALS"
 PREFIX_VARIABLE = "IM_PREFIX"
 PREFIX_DEFAULT = "im"
+RUNTIME_TRIES = 3
 
 #: The client of the surrounding `local()` or `connect()`.
 surrounding: ContextVar[Client | None] = ContextVar("infinity_matrix_client", default=None)
@@ -98,15 +100,24 @@ class _Shared:
         try:
             async with self._lock:
                 if self._client is None:
-                    target = await resolve()
-                    client = Client(target.endpoint, target.prefix)
-                    client.names_untaken = target.is_runtime
-                    self._client = await client.open()
-                    self.is_runtime = target.is_runtime
+                    self._client = await self._open()
                 return self._client
         except BaseException:
             self.users -= 1
             raise
+
+    async def _open(self) -> Client:
+        for tries_left in reversed(range(RUNTIME_TRIES)):
+            target = await resolve()
+            client = Client(target.endpoint, target.prefix)
+            client.names_untaken = self.is_runtime = target.is_runtime
+            try:
+                return await client.open()
+            except Unreachable:
+                # The runtime may have ended between the look at it and the connecting: then there is a next one.
+                if not target.is_runtime or not tries_left:
+                    raise
+        raise AssertionError("unreachable: the last try returns or raises")
 
     async def release(self) -> None:
         self.users -= 1
