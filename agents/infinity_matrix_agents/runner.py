@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import nats.micro
-import structlog
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_bus.api import API_PREFIX, JetStreamApi, JetStreamError
 from infinity_matrix_bus.codec import Undecodable, decode_record, encode, rfc3339
 from infinity_matrix_bus.connection import Connection
+from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Ack, Outbox
 from infinity_matrix_bus.puller import Puller
 from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
@@ -44,7 +44,7 @@ DRAIN_TIMEOUT_S = 10.0
 POLITE_S = 1.0
 LOG_LINES_KEPT = 1000
 SERVICE_VERSION = "1.0.0"
-log = structlog.get_logger("infinity_matrix.agents")
+log = get_logger("infinity_matrix.agents")
 
 
 class AgentRunner:

@@ -5,12 +5,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 from infinity_matrix_actors.errors import PayloadNotEncodable, PayloadTooLarge
 from infinity_matrix_bus.codec import encode, rfc3339
+from infinity_matrix_bus.log import get_logger
 
 LINE_BYTES_MAX = 64 * 1024
-_local = structlog.get_logger("infinity_matrix.work")
+_local = get_logger("infinity_matrix.work")
 
 
 class WorkLog:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from infinity_matrix_bus.api import API_PREFIX, JetStreamApi, JetStreamError
+from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.puller import Puller
 from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
 
@@ -20,7 +19,7 @@ BATCH = 2000
 INACTIVE_S = 60.0
 RETRY_DELAY_S = 0.25
 _NANOSECONDS = 1_000_000_000
-log = structlog.get_logger("infinity_matrix.bus")
+log = get_logger("infinity_matrix.bus")
 
 
 @dataclass(frozen=True, slots=True)

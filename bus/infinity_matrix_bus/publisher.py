@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from infinity_matrix_actors.errors import StorageUnavailable
+from infinity_matrix_actors.errors import PayloadTooLarge, StorageUnavailable
 
 from infinity_matrix_bus.codec import Undecodable, decode_record
 from infinity_matrix_bus.connection import Connection
-from infinity_matrix_bus.session import NO_RESPONDERS, Session, SessionLost
+from infinity_matrix_bus.log import get_logger
+from infinity_matrix_bus.session import NO_RESPONDERS, InvalidSubject, Session, SessionLost
 
 ALREADY_THERE = "maximum messages per subject exceeded"
 #: Without a PubAck for this long, what became of a publish is unknown.
@@ -23,6 +24,8 @@ RETRY_DELAY_MIN_S = 0.05
 RETRY_DELAY_MAX_S = 2.0
 #: Publishes an outbox has under way at once; more wait their turn in it.
 IN_FLIGHT_MAX = 4096
+
+log = get_logger("infinity_matrix.bus")
 
 
 class Fate(Enum):
@@ -86,7 +89,10 @@ class Publisher:
         return len(self._in_flight)
 
     def publish(self, subject: str, payload: bytes, on_ack: AckCallback, headers: bytes = b"") -> None:
-        """Sends at once and calls `on_ack` exactly once, later. Raises SessionLost and PayloadTooLarge, sending nothing."""
+        """Sends at once and calls `on_ack` exactly once, later.
+
+        Raises SessionLost, PayloadTooLarge and InvalidSubject, sending nothing.
+        """
 
         def settle(data: bytes | None, reply_headers: bytes | None) -> None:
             self._in_flight.pop(token, None)
@@ -107,7 +113,11 @@ class Publisher:
                 return
             self._in_flight.pop(token)
             self._session.forget(token)
-            on_ack(UNKNOWN)
+            try:
+                on_ack(UNKNOWN)
+            except Exception:
+                # The others have an end too.
+                log.exception("callback_failed")
 
 
 @dataclass(slots=True)
@@ -129,11 +139,12 @@ class Outbox:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Letter] = deque()
-        self._retrying = 0
+        self._in_flight = 0
         self._publisher: Publisher | None = None
         self._empty = asyncio.Event()
         self._empty.set()
         self._timers: set[asyncio.TimerHandle] = set()
+        self._awaited: set[asyncio.Future[Ack]] = set()
         self._is_closed = False
 
     async def on_session(self, session: Session) -> None:
@@ -143,74 +154,109 @@ class Outbox:
 
     @property
     def pending(self) -> int:
-        in_flight = self._publisher.in_flight if self._publisher is not None else 0
-        return len(self._waiting) + self._retrying + in_flight
+        """Facts that are not acknowledged: waiting, in flight, or waiting to be tried again."""
+        return len(self._waiting) + self._in_flight + len(self._timers)
 
     @property
     def is_full(self) -> bool:
         return self.pending >= IN_FLIGHT_MAX
 
     def post(self, subject: str, payload: bytes, on_done: AckCallback) -> None:
-        """Publishes until stored, taken or refused for good; then calls `on_done`. Raises PayloadTooLarge never here:
-        a payload that passed `encode` fits."""
+        """Publishes until stored or taken; then calls `on_done`, once. Never raises.
+
+        A fact that no server would take (too large, no subject) is done too, as refused. Once closed, nothing is sent
+        and nothing is called.
+        """
+        if self._is_closed:
+            return
         self._empty.clear()
         self._waiting.append(_Letter(subject, payload, on_done))
         self._send()
 
     async def publish(self, subject: str, payload: bytes, timeout_s: float) -> Ack:
-        """`post`, awaited; raises StorageUnavailable when nothing was confirmed in time."""
+        """`post`, awaited; raises StorageUnavailable when nothing was confirmed in time, or never will be.
+
+        After the time the fact is still tried until it is there: the caller knows less, not nothing.
+        """
+        if self._is_closed:
+            raise StorageUnavailable(f"{subject} was not written: the outbox is closed")
         future: asyncio.Future[Ack] = self._loop.create_future()
+        self._awaited.add(future)
         self.post(subject, payload, lambda ack: None if future.done() else future.set_result(ack))
         try:
-            return await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                ack = await future
         except TimeoutError:
             raise StorageUnavailable(f"the server confirmed no write to {subject} within {timeout_s:g} s") from None
+        finally:
+            self._awaited.discard(future)
+        if not ack.is_there:
+            raise StorageUnavailable(f"{subject} was not written: {ack.reason}")
+        return ack
 
     async def drained(self, timeout_s: float) -> bool:
-        """Waits until everything is acknowledged; False when `timeout_s` passed first."""
+        """Waits until everything is acknowledged; False when `timeout_s` passed first, or the outbox was closed."""
         try:
-            await asyncio.wait_for(self._empty.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
         except TimeoutError:
             return False
-        return True
+        return not self.pending
 
     def close(self) -> None:
-        """Gives up what is not acknowledged."""
+        """Gives up what is not acknowledged: it may or may not be in the stream. Who awaits it is told at once."""
         self._is_closed = True
         for timer in self._timers:
             timer.cancel()
-        self._timers.clear()
-        self._waiting.clear()
+        for future in self._awaited:
+            if not future.done():
+                future.set_result(Ack(Fate.UNKNOWN, reason="the outbox was closed first"))
+        # What is given up stays counted in `pending`, so that `drained` does not call it written.
+        self._empty.set()
 
     def _send(self) -> None:
         publisher = self._publisher
-        while self._waiting and publisher is not None and publisher.in_flight < IN_FLIGHT_MAX:
-            letter = self._waiting.popleft()
+        if publisher is None or self._is_closed:
+            return
+        while self._waiting and self._in_flight < IN_FLIGHT_MAX:
+            letter = self._waiting[0]
             try:
                 publisher.publish(letter.subject, letter.payload, lambda ack, letter=letter: self._on_ack(letter, ack))  # type: ignore[misc]
             except SessionLost:
-                self._waiting.appendleft(letter)
                 return
+            except (PayloadTooLarge, InvalidSubject) as error:
+                self._waiting.popleft()
+                self._done(letter, Ack(Fate.REFUSED, reason=str(error)))
+            else:
+                self._waiting.popleft()
+                self._in_flight += 1
 
     def _on_ack(self, letter: _Letter, ack: Ack) -> None:
+        self._in_flight -= 1
         if self._is_closed:
             return
         if ack.is_there:
-            letter.on_done(ack)
+            self._done(letter, ack)
         else:
             # Full, no leader, no answer, duplicate (the log sends no Msg-Id, so that is none of ours): try again.
-            self._retrying += 1
             timer: asyncio.TimerHandle
             timer = self._loop.call_later(letter.delay_s, lambda: self._again(letter, timer))
             self._timers.add(timer)
             letter.delay_s = min(letter.delay_s * 2, RETRY_DELAY_MAX_S)
-        if self._waiting:
-            self._send()
+            if ack.fate is Fate.REFUSED:
+                log.info("fact_refused", subject=letter.subject, reason=ack.reason)
+        self._send()
+
+    def _done(self, letter: _Letter, ack: Ack) -> None:
+        try:
+            letter.on_done(ack)
+        except Exception:
+            # One owner's fault must not hold up the facts of the others.
+            log.exception("callback_failed", subject=letter.subject)
         if not self.pending:
             self._empty.set()
 
     def _again(self, letter: _Letter, timer: asyncio.TimerHandle) -> None:
         self._timers.discard(timer)
-        self._retrying -= 1
         self._waiting.append(letter)
         self._send()

@@ -1,27 +1,29 @@
-"""A session: one life of one nats-py client, with synchronous publish and callbacks.
+"""A session: one life of one connection, with synchronous publish and callbacks.
 
 nats-py's own reconnect replays buffered publishes and leaves pulls hanging, so it is switched off: when anything
 breaks, the session is over, everything in flight is reported lost, and the `Connection` makes a new one. Publishing is
-one buffer append and one write a loop turn, and a message is one plain call: no task, no queue, no header parsing.
-That needs nats-py's `_process_msg`, `_pending`, `_transport` and `_reading_task`; its version is pinned for them.
+one buffer append and one write a loop turn, and a message is one plain call.
 """
 
 import asyncio
 import itertools
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
 from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge, Unreachable
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.errors import NoServersError
 
 from infinity_matrix_bus.codec import MESSAGE_BYTES_MAX
+from infinity_matrix_bus.direct_client import DirectClient, MessageCallback, ended
+from infinity_matrix_bus.endpoint import Endpoint as Endpoint
+from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.subjects import SUBJECT_BYTES_MAX
 
+#: All servers of an endpoint together; one that does not answer leaves time for another.
 CONNECT_TIMEOUT_S = 5.0
+SERVER_TIMEOUT_S = 2
 #: A dead peer is noticed after two unanswered pings.
 PING_INTERVAL_S = 2
 PINGS_OUTSTANDING_MAX = 2
@@ -29,16 +31,14 @@ WATCHDOG_INTERVAL_S = 1.0
 CLOSE_TIMEOUT_S = 2.0
 NO_RESPONDERS = b"NATS/1.0 503"
 
-#: subject, reply, payload, raw headers; runs under the parser, so it must be quick. What it raises is logged.
-MessageCallback = Callable[[str, str, bytes, bytes | None], None]
 #: payload and raw headers of a reply, or None when the session was lost first.
 ReplyCallback = Callable[[bytes | None, bytes | None], None]
 
-log = structlog.get_logger("infinity_matrix.bus")
+log = get_logger("infinity_matrix.bus")
 
 
 class SessionLost(InfinityMatrixError):
-    """Raised when the connection broke; whether what was in flight arrived is unknown. Try again on the next session."""
+    """Raised when the connection broke; whether what was in flight arrived is unknown. Try on the next session."""
 
 
 class NoResponders(InfinityMatrixError):
@@ -49,48 +49,8 @@ class RequestTimeout(InfinityMatrixError):
     """Raised when a request had no reply before its deadline; whether it arrived is unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where to connect and as whom."""
-
-    url: str
-    name: str = "infinity-matrix"
-    credentials: str | None = None
-    tls: ssl.SSLContext | None = None
-    user: str | None = None
-    password: str | None = None
-    token: str | None = None
-    inbox_prefix: str = "_INBOX"
-
-    def options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"servers": self.url.split(","), "name": self.name, "inbox_prefix": self.inbox_prefix}
-        if self.credentials is not None:
-            options["user_credentials"] = self.credentials
-        if self.tls is not None:
-            options["tls"] = self.tls
-        for key in ("user", "password", "token"):
-            if getattr(self, key) is not None:
-                options[key] = getattr(self, key)
-        return options
-
-
-class _DirectClient(Client):
-    """nats-py's client, with messages of chosen subscriptions handed on at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.direct: dict[int, MessageCallback] = {}
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        callback = self.direct.get(sid)
-        if callback is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        try:
-            callback(subject.decode(), reply.decode(), data, headers)
-        except Exception:
-            # Anything raised under the parser would end nats-py's read loop and leave a connection that looks alive.
-            log.exception("callback_failed", subject=subject.decode(errors="replace"))
+class InvalidSubject(InfinityMatrixError):
+    """Raised when a subject is empty or has white space in it, before anything is sent. Correct the subject."""
 
 
 @dataclass(slots=True)
@@ -116,7 +76,7 @@ class Session:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.client = _DirectClient()
+        self.client = DirectClient()
         self.lost = asyncio.Event()
         self.inbox = ""
         self._replies: dict[str, ReplyCallback] = {}
@@ -125,6 +85,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._on_lost: list[Callable[[], None]] = []
         self._watchdog: asyncio.Task[None] | None = None
+        #: Why the session is over, or what the server complained about last.
         self.last_error = ""
 
     @classmethod
@@ -132,25 +93,29 @@ class Session:
         """Connects once; raises Unreachable."""
         session = cls(endpoint)
         try:
-            await asyncio.wait_for(
-                session.client.connect(
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await session.client.connect(
                     **endpoint.options(),
                     allow_reconnect=False,
-                    connect_timeout=int(CONNECT_TIMEOUT_S),
+                    # Each server is tried twice, at once; nats-py would go on for two minutes.
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
+                    connect_timeout=SERVER_TIMEOUT_S,
                     ping_interval=PING_INTERVAL_S,
                     max_outstanding_pings=PINGS_OUTSTANDING_MAX,
                     error_cb=session._note_error,
                     closed_cb=session._on_closed,
                     disconnected_cb=session._on_closed,
-                ),
-                CONNECT_TIMEOUT_S,
-            )
-            session.inbox = session.client.new_inbox() + "."
-            await session.subscribe(session.inbox + "*", session._on_reply)
-        except (NatsError, OSError, TimeoutError, ValueError) as error:
+                )
+                session.inbox = session.client.new_inbox() + "."
+                await session.subscribe(session.inbox + "*", session._on_reply)
+        except BaseException as error:
+            reason = session._reason(error)
             await session.close()
-            reason = str(error) or type(error).__name__
-            raise Unreachable(_without_secret(endpoint.url), reason) from error
+            if not isinstance(error, Exception):
+                raise
+            # Not chained: the cause may quote a part of the URL that is a secret.
+            raise Unreachable(endpoint.shown_url, reason) from None
         session._watchdog = asyncio.create_task(session._watch(), name="session-watchdog")
         return session
 
@@ -165,9 +130,7 @@ class Session:
     @property
     def buffered_bytes(self) -> int:
         """What the socket has not taken yet."""
-        transport = self.client._transport
-        writer = getattr(transport, "_io_writer", None)
-        return 0 if writer is None else int(writer.transport.get_write_buffer_size())
+        return self.client.unsent_bytes
 
     def when_lost(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once, when the session is over."""
@@ -184,15 +147,18 @@ class Session:
     def publish(self, subject: str, payload: bytes, reply: str = "", headers: bytes = b"") -> None:
         """Sends without waiting. `headers` is a whole block, beginning with NATS/1.0.
 
-        Raises SessionLost, and PayloadTooLarge before anything is sent (the server would close the connection).
+        Raises, before anything is sent: SessionLost; PayloadTooLarge (the server would close the connection);
+        InvalidSubject (white space would end the subject, and what follows it be taken for another command).
         """
         if self.is_lost:
             raise SessionLost("the connection is lost")
         size = len(payload) + len(headers)
         if size > self.max_payload_bytes:
             raise PayloadTooLarge(f"the message to {subject}", size, self.max_payload_bytes)
-        if len(subject) > SUBJECT_BYTES_MAX:
-            raise PayloadTooLarge(f"the subject {subject[:80]}...", len(subject), SUBJECT_BYTES_MAX)
+        if len(subject) > SUBJECT_BYTES_MAX or not subject.isascii():
+            _check_length(subject)
+        if not subject or " " in subject or "\n" in subject or "\r" in subject or "\t" in subject:
+            raise InvalidSubject(f"{subject!r} is no subject: it is empty or has white space in it")
         target = f"{subject} {reply} " if reply else f"{subject} "
         if headers:
             command = f"HPUB {target}{len(headers)} {size}\r\n".encode()
@@ -203,7 +169,7 @@ class Session:
         self._buffer.append(command + headers + payload + b"\r\n")
 
     def request_with(self, subject: str, payload: bytes, callback: ReplyCallback, headers: bytes = b"") -> str:
-        """Publishes with a reply inbox; `callback` has the reply, or None when the session is lost. Answers its token."""
+        """Publishes with a reply inbox; answers its token. `callback` has the reply, None when the session is lost."""
         token = str(next(self._tokens))
         self.publish(subject, payload, self.inbox + token, headers)
         self._replies[token] = callback
@@ -214,7 +180,7 @@ class Session:
         self._replies.pop(token, None)
 
     async def request(self, subject: str, payload: bytes = b"", timeout_s: float = 5.0, headers: bytes = b"") -> bytes:
-        """The reply to one request; raises NoResponders, RequestTimeout or SessionLost."""
+        """The reply to one request; raises NoResponders, RequestTimeout, SessionLost and what `publish` raises."""
         future: asyncio.Future[bytes] = self._loop.create_future()
 
         def settle(data: bytes | None, reply_headers: bytes | None) -> None:
@@ -229,50 +195,61 @@ class Session:
 
         token = self.request_with(subject, payload, settle, headers)
         try:
-            return await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await future
         except TimeoutError:
-            raise RequestTimeout(f"no reply on {subject} within {timeout_s:g} s") from None
+            # A refused permission is told apart from the request, and in lower case.
+            hint = f": {self.last_error}" if subject.lower() in self.last_error else ""
+            raise RequestTimeout(f"no reply on {subject} within {timeout_s:g} s{hint}") from None
         finally:
             self.forget(token)
 
     async def subscribe(self, subject: str, callback: MessageCallback, queue: str = "") -> Subscription:
-        """Subscribes; `callback` is called for each message, under the parser."""
-        inner = await self.client.subscribe(subject, queue=queue)
+        """Subscribes; `callback` is called for each message, under the parser. Raises SessionLost, InvalidSubject."""
+        if self.is_lost:
+            raise SessionLost("the connection is lost")
+        try:
+            inner = await self.client.subscribe(subject, queue=queue)
+        except NatsError as error:
+            if self.client.is_connected:
+                raise InvalidSubject(f"{subject!r} cannot be subscribed to: {error}") from error
+            raise SessionLost("the connection is lost") from error
         self.client.direct[inner._id] = callback
-        self._flush()
         return Subscription(self, inner._id, inner)
 
     async def close(self) -> None:
-        """Ends the session; what was not flushed may be lost."""
-        if not self.is_lost and self.client.is_connected:
+        """Ends the session; what the socket has not taken after 2 s is dropped. Safe to call twice."""
+        if not self.is_lost:
             self._flush()
         watchdog, self._watchdog = self._watchdog, None
         if watchdog is not None:
-            watchdog.cancel()
-            await asyncio.gather(watchdog, return_exceptions=True)
+            await ended(watchdog)
         try:
-            await asyncio.wait_for(self.client.close(), CLOSE_TIMEOUT_S)
-        except (NatsError, OSError, TimeoutError) as error:
-            log.debug("close_failed", reason=str(error))
-        self._lose()
+            await self.client.part(CLOSE_TIMEOUT_S)
+        finally:
+            self._lose("closed")
+
+    def give_up(self, reason: str) -> None:
+        """Ends the session at once: for who finds that it is of no use."""
+        self._lose(reason)
 
     async def flushed(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Waits until the socket has taken what was published, at most `timeout_s`."""
+        """Waits until the socket has taken what was published; raises SessionLost, RequestTimeout after `timeout_s`."""
+        if self.is_lost:
+            raise SessionLost("the connection is lost")
         self._flush()
-        transport = self.client._transport
-        if transport is not None and not self.is_lost:
-            await asyncio.wait_for(transport.drain(), timeout_s)  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.client.drained()
+        except TimeoutError:
+            raise RequestTimeout(f"the server took not all that was published within {timeout_s:g} s") from None
+        except OSError as error:
+            raise SessionLost("the connection was lost before everything was sent") from error
 
     def _flush(self) -> None:
         buffer, self._buffer = self._buffer, []
-        client = self.client
-        if client._pending:
-            # What nats-py itself has queued (SUB, PONG) goes first: a reply may come before its inbox exists otherwise.
-            buffer[:0] = client._pending
-            client._pending = []
-            client._pending_data_size = 0
-        if buffer and not self.is_lost and client._transport:
-            client._transport.write(b"".join(buffer))
+        if buffer and not self.is_lost:
+            self.client.write(b"".join(buffer))
 
     def _on_reply(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
         callback = self._replies.pop(subject[len(self.inbox) :], None)
@@ -282,31 +259,55 @@ class Session:
     async def _note_error(self, error: Exception) -> None:
         # Raising here would end nats-py's read loop.
         self.last_error = str(error) or type(error).__name__
-        log.debug("connection_error", reason=self.last_error)
+        if "permissions violation" in self.last_error:
+            log.warning("not_permitted", reason=self.last_error)
+        else:
+            log.debug("connection_error", reason=self.last_error)
 
     async def _on_closed(self) -> None:
-        self._lose()
+        self._lose(str(self.client.last_error or ""))
 
     async def _watch(self) -> None:
         """Ends a session whose read loop died: nats-py goes on saying it is connected then."""
         while not self.is_lost:
             await asyncio.sleep(WATCHDOG_INTERVAL_S)
-            reading = self.client._reading_task
-            if not self.client.is_connected or reading is None or reading.done():
-                self._lose()
+            if not self.client.is_sound:
+                self._lose("the client's read loop ended")
 
-    def _lose(self) -> None:
+    def _lose(self, reason: str) -> None:
         if self.is_lost:
             return
+        self.last_error = reason or self.last_error
         self.lost.set()
+        self.client.abort()
+        self._buffer.clear()
         replies, self._replies = self._replies, {}
+        hooks, self._on_lost = self._on_lost, []
         for callback in replies.values():
-            callback(None, None)
-        for hook in list(self._on_lost):
-            hook()
+            _call(lambda callback=callback: callback(None, None))  # type: ignore[misc]
+        for hook in hooks:
+            _call(hook)
+
+    def _reason(self, error: BaseException) -> str:
+        """Why there is no connection, for who reads it on a terminal."""
+        text = self.last_error if isinstance(error, NoServersError) else str(error)
+        if "uthorization" in text or "uthentication" in text:
+            complaint = text.removeprefix("nats: ").strip("'").lower()
+            return f"the server refused the credentials ({complaint})"
+        if isinstance(error, TimeoutError):
+            return "it accepts the connection, if at all, and says nothing"
+        return text or type(error).__name__
 
 
-def _without_secret(url: str) -> str:
-    """The URL as it may be shown: without user, password or token."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else url.rpartition("@")[2]
+def _call(callback: Callable[[], None]) -> None:
+    """Calls one of many that must all be called."""
+    try:
+        callback()
+    except Exception:
+        log.exception("callback_failed")
+
+
+def _check_length(subject: str) -> None:
+    size = len(subject.encode())
+    if size > SUBJECT_BYTES_MAX:
+        raise PayloadTooLarge(f"the subject {subject[:80]}...", size, SUBJECT_BYTES_MAX)

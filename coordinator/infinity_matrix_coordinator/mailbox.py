@@ -8,10 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import structlog
 from infinity_matrix_actors.effect import Effect
 from infinity_matrix_actors.fact import Fact, Finished, Started
 from infinity_matrix_actors.plan import Plan
+from infinity_matrix_bus.log import get_logger
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 
@@ -20,7 +20,7 @@ ORPHANS_KEPT_S = 3600.0
 ORPHAN_EXECUTIONS_MAX = 10_000
 #: Finished executions remembered, so that a late fact of one is not taken for an orphan.
 FINISHED_REMEMBERED_MAX = 100_000
-log = structlog.get_logger("infinity_matrix.coordinator")
+log = get_logger("infinity_matrix.coordinator")
 
 
 @dataclass(slots=True)

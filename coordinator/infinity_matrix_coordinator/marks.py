@@ -3,16 +3,16 @@
 Kept in `IM_CHECKPOINTS`, raised only by compare-and-set, so that a lagging owner cannot set it back.
 """
 
-import structlog
 from infinity_matrix_actors.errors import StorageUnavailable
 from infinity_matrix_bus.installation import bucket
+from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.session import Session
 from infinity_matrix_bus.subjects import Subjects
 from nats.errors import Error as NatsError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-log = structlog.get_logger("infinity_matrix.coordinator")
+log = get_logger("infinity_matrix.coordinator")
 
 
 class Marks:

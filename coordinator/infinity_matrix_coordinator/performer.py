@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-import structlog
 from infinity_matrix_actors.effect import (
     Arm,
     AskTaken,
@@ -28,6 +27,7 @@ from infinity_matrix_actors.fact import CommandKind, ErrorType, Finished, TaskEr
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import encode, rfc3339
 from infinity_matrix_bus.facts import closed_payload, command_payload, finished_payload
+from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Ack, Fate, Outbox, Publisher
 from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects
@@ -45,7 +45,7 @@ CLOSINGS_MAX = 64
 ACK_TIMEOUT_S = 5.0
 RETRY_DELAY_S = 0.5
 TimerKey = tuple[str, str | None]  #: execution, task (None: the execution's own)
-log = structlog.get_logger("infinity_matrix.coordinator")
+log = get_logger("infinity_matrix.coordinator")
 
 
 @dataclass(slots=True)

@@ -8,13 +8,13 @@ import os
 import secrets
 import socket
 
-import structlog
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi, JetStreamError
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.installation import SHARDS_DEFAULT, Installation, install
+from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Outbox
 from infinity_matrix_bus.session import Endpoint, Session
 from infinity_matrix_bus.streams import agent_consumer
@@ -30,7 +30,7 @@ from infinity_matrix_coordinator.triggers import Triggers
 MARK_INTERVAL_S = 5.0
 RESTART_DELAY_S = 0.2
 PLANS_MAX = 10_000
-log = structlog.get_logger("infinity_matrix.coordinator")
+log = get_logger("infinity_matrix.coordinator")
 
 
 class Coordinator:

@@ -8,9 +8,9 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 
-import structlog
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.subjects import Subjects
 
 from infinity_matrix_coordinator.backlog import Attempt
@@ -19,7 +19,7 @@ from infinity_matrix_coordinator.clock import StreamClock
 RETRY_DELAY_S = 0.5
 #: First sightings remembered; forgetting one only gives an attempt its timeout again.
 SEEN_MAX = 100_000
-log = structlog.get_logger("infinity_matrix.coordinator")
+log = get_logger("infinity_matrix.coordinator")
 
 
 class QuietAttempts:

@@ -10,16 +10,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import structlog
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.subjects import Subjects
 
 from infinity_matrix_coordinator.backlog import Attempt
 
 BATCH_MAX = 256
 RETRY_DELAY_S = 0.5
-log = structlog.get_logger("infinity_matrix.coordinator")
+log = get_logger("infinity_matrix.coordinator")
 
 
 class RepairTarget(Protocol):

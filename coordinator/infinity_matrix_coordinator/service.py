@@ -9,12 +9,12 @@ from dataclasses import asdict
 from typing import Any
 
 import nats.micro
-import structlog
 from infinity_matrix_actors.document import define, parse_document
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import Undecodable, decode, encode
 from infinity_matrix_bus.history import read_facts
+from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.session import Session
 from infinity_matrix_bus.subjects import Subjects, is_name, is_task_name, shard_of
 from nats.micro.request import Request
@@ -28,7 +28,7 @@ SERVICE_VERSION = "1.0.0"
 #: Requests answered at once; more wait.
 REQUESTS_MAX = 256
 REPLY_TIMEOUT_S = 10.0
-log = structlog.get_logger("infinity_matrix.coordinator")
+log = get_logger("infinity_matrix.coordinator")
 
 Verb = Callable[[dict[str, Any]], Awaitable[Any]]
 

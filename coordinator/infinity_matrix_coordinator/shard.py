@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-import structlog
 from infinity_matrix_actors.effect import Effect
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.fact import Fact, Finished
@@ -17,6 +16,7 @@ from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import parse_server_time
 from infinity_matrix_bus.facts import decode_fact
+from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.log_reader import BATCH, Entry, LogReader
 from infinity_matrix_bus.publisher import IN_FLIGHT_MAX, Outbox
 from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
@@ -39,7 +39,7 @@ DEFINITION_RETRY_S = 0.25
 HEAD_TIMEOUT_S = 10.0
 TIMERS_A_TURN = 500
 TICK_S = 1.0
-log = structlog.get_logger("infinity_matrix.coordinator")
+log = get_logger("infinity_matrix.coordinator")
 
 PlanLoader = Callable[[Session, str], Awaitable[Plan | None]]
 

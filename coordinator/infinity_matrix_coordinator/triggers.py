@@ -7,7 +7,6 @@ event delivered twice starts nothing twice.
 import asyncio
 from dataclasses import dataclass
 
-import structlog
 from infinity_matrix_actors.condition import ConditionError, Filter, compile_filter
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.fact import Started
@@ -15,6 +14,7 @@ from infinity_matrix_bus.api import API_PREFIX, JetStreamApi
 from infinity_matrix_bus.codec import Undecodable, decode
 from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.facts import started_payload
+from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.log_reader import parse_ack_reply
 from infinity_matrix_bus.publisher import Outbox
 from infinity_matrix_bus.puller import Puller
@@ -25,7 +25,7 @@ CONSUMER = "im-triggers"
 IN_FLIGHT_MAX = 256
 ARMED_REFRESH_S = 5.0
 _NANOSECONDS = 1_000_000_000
-log = structlog.get_logger("infinity_matrix.coordinator")
+log = get_logger("infinity_matrix.coordinator")
 
 
 @dataclass(frozen=True, slots=True)

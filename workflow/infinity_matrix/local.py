@@ -1,12 +1,11 @@
 """A whole system in this process: server, coordinator and agents, gone when the block ends (or kept in `store`)."""
 
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Literal
-
-import ssl
 
 from infinity_matrix_agents import Agent
 from infinity_matrix_bus.server import EmbeddedServer
