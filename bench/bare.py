@@ -1,33 +1,26 @@
 """The bare limit of the benchmark: the engine's messages, streams and processes, by stock nats-py and nothing else.
 
-    python -m bench.bare [--sync always|lazy|both] [--workload NAME ...]
-
-This process is the client; nats-server, relay and agent are its children. Prints one JSON line for each measurement.
+This process is the client; nats-server, relay and agent are its children.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import signal
-import sys
 from collections.abc import AsyncIterator
 
-import uvloop
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from uuid_utils import uuid7
 
 from bench import bare_wire as wire
 from bench.bare_bus import PubAcks, Session
-from bench.driver import measure
-from bench.server import STORES, nats_server, stop
-from bench.workloads import INPUT, WORKLOADS, Workload, workloads_named
+from bench.driver import Running
+from bench.server import nats_server
+from bench.stage import stage
+from bench.workloads import INPUT, Workload
 
 BENCH = "bare"
-READY_TIMEOUT_S = 15.0
-SYNCS = ("always", "lazy")
 
 
 class BareClient:
@@ -81,41 +74,23 @@ class BareClient:
 
 
 @contextlib.asynccontextmanager
-async def stage(role: str, url: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the relay or the agent as a process while the context is open."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.bare_stage", role, url),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        cwd=STORES.parent,
-    )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        async with asyncio.timeout(READY_TIMEOUT_S):
-            if await process.stdout.readline() != b"ready\n":
-                raise RuntimeError(f"the {role} did not start")
-        yield process
-    finally:
-        await stop(process, process.stdin.close)
+async def bare(sync: str) -> AsyncIterator[Running]:
+    """Run the bare system at one sync setting while the context is open.
 
-
-async def run_bare(sync: str, workloads: tuple[Workload, ...]) -> None:
-    """Measure the workloads at one sync setting and print their lines.
-
-    Raises RuntimeError when a process dies or a message is refused.
+    Raises RuntimeError, within ExceptionGroups, when a process dies or a message is refused.
     """
-    async with nats_server(sync) as url, session_to(url) as session:
+    async with contextlib.AsyncExitStack() as stack:
+        url, server_pid = await stack.enter_async_context(nats_server(sync))
+        session = await stack.enter_async_context(session_to(url))
         await wire.create_streams(session.connection)
-        async with stage("relay", url) as relay, stage("agent", url) as agent:
-            client = BareClient(session.connection)
-            await client.open()
-            async with asyncio.TaskGroup() as group:
-                watches = [group.create_task(_watch("relay", relay)), group.create_task(_watch("agent", agent))]
-                watches.append(group.create_task(_watch_session(session)))
-                for workload in workloads:
-                    print((await measure(BENCH, client, workload, sync)).line(), flush=True)
-                for watch in watches:
-                    watch.cancel()
+        relay_pid = await stack.enter_async_context(stage("bench.bare_stage", "relay", url))
+        agent_pid = await stack.enter_async_context(stage("bench.bare_stage", "agent", url))
+        client = BareClient(session.connection)
+        await client.open()
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(_watch_session(session))
+            yield Running(BENCH, client, {"server": server_pid, "coordinator": relay_pid, "agent": agent_pid})
+            watch.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -129,43 +104,5 @@ async def session_to(url: str) -> AsyncIterator[Session]:
         await session.close()
 
 
-async def _watch(role: str, process: asyncio.subprocess.Process) -> None:
-    raise RuntimeError(f"the {role} ended with code {await process.wait()}")
-
-
 async def _watch_session(session: Session) -> None:
     raise RuntimeError("the client failed") from await asyncio.shield(session.failed)
-
-
-async def run(syncs: tuple[str, ...], workloads: tuple[Workload, ...]) -> None:
-    """Measure at each sync setting in turn; SIGTERM and Ctrl-C stop it and every process it started."""
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    for sync in syncs:
-        await run_bare(sync, workloads)
-
-
-def main() -> int:
-    """Read the command line, measure, and answer the exit code: 0, 1 when something broke, 130 when it was stopped."""
-    parser = argparse.ArgumentParser(prog="python -m bench.bare", description="The limit that bare nats-py sets.")
-    parser.add_argument("--sync", choices=[*SYNCS, "both"], default="both", help="when the server fsyncs")
-    parser.add_argument(
-        "--workload", action="append", choices=[workload.name for workload in WORKLOADS], help="all of them by default"
-    )
-    arguments = parser.parse_args()
-    syncs = SYNCS if arguments.sync == "both" else (arguments.sync,)
-    try:
-        uvloop.run(run(syncs, workloads_named(arguments.workload)))
-    except asyncio.CancelledError:
-        return 130
-    except ExceptionGroup as group:
-        for error in group.exceptions:
-            print(f"bench: {error!r}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,19 +8,18 @@ Both end when their stdin does, so that they never outlive the process that star
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import uvloop
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from pydantic_core import from_json, to_json
 
 from bench import bare_wire as wire
 from bench.bare_bus import LongPull, PubAcks, Session
+from bench.stage import end_of_stdin, run_stage, say_ready
 from bench.workloads import AGENT, AGENT_CONCURRENCY, RESULT, SHARDS, WORKLOADS
 
 LOG_BATCH = 1_000
@@ -159,25 +158,13 @@ async def serve(role: str, url: str) -> int:
     try:
         await (Relay(connection) if role == "relay" else Agent(connection)).open()
         await connection.flush()
-        print("ready", flush=True)
-        ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(_end_of_stdin()), session.failed]
+        say_ready()
+        ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(end_of_stdin()), session.failed]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         return 1 if session.failed.done() else 0
     finally:
         await session.close()
 
 
-async def _end_of_stdin() -> None:
-    reader = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    try:
-        await reader.read()
-    finally:
-        transport.close()
-
-
 if __name__ == "__main__":
-    # Ctrl-C in a terminal reaches every process; the one that started this one ends it in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(uvloop.run(serve(sys.argv[1], sys.argv[2])))
+    sys.exit(run_stage(serve))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from bench.measurement import Measurement, of_executions, of_starts
@@ -28,6 +29,15 @@ class System(Protocol):
 
     async def settle(self) -> None:
         """Return when no execution that was started is open any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A system that runs: its client in this process, and the process ids of the rest by their part."""
+
+    bench: str
+    system: System
+    processes: dict[str, int]
 
 
 async def measure(bench: str, system: System, workload: Workload, sync: str) -> Measurement:

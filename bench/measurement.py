@@ -19,14 +19,17 @@ class Measurement:
     executions: int
     """Executions (starts, for the start rate) inside the measured window."""
     seconds: float
-    executions_per_s: float
-    tasks_per_s: float
+    executions_per_s: float | None = None
+    tasks_per_s: float | None = None
     starts_per_s: float | None = None
     p50_ms: float | None = None
     """Whole executions, from start to known end."""
     p99_ms: float | None = None
     p50_ms_per_hop: float | None = None
     p99_ms_per_hop: float | None = None
+    cpu_percent: float | None = None
+    """Of one core, while nothing runs."""
+    memory_mib: float | None = None
 
     def line(self) -> str:
         """Answer the JSON line, without the figures that do not apply."""

@@ -8,30 +8,40 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 
 from bench.measurement import Measurement
 from bench.workloads import WORKLOADS
 
 LIMIT = "bare"
 SYNCS = ("always", "lazy")
+PARTS = ("server", "coordinator", "agent")
 
 
 def table(measurements: Iterable[Measurement]) -> str:
-    """Answer a plain-text table, a row for each workload and sync setting.
+    """Answer a plain-text table, a row for each figure of each workload at each sync setting.
 
-    Columns are each system's figure and, where both the limit and another system were measured, their ratio: a rate
-    ratio is better the higher it is, a latency ratio the lower. The last of several equal measurements counts.
+    Columns are each system's median and, where both the limit and another system were measured, the median of their
+    ratios, each of neighbours in time: a rate ratio is better the higher it is, a latency ratio the lower.
     """
-    found = {(one.bench, one.workload, one.sync): one for one in measurements}
-    systems = sorted({bench for bench, _, _ in found}, key=lambda bench: (bench == LIMIT, bench))
+    found: dict[tuple[str, str], dict[str, list[Measurement]]] = {}
+    for one in measurements:
+        found.setdefault((one.workload, one.sync), {}).setdefault(one.bench, []).append(one)
+    systems = sorted({bench for cells in found.values() for bench in cells}, key=lambda bench: (bench == LIMIT, bench))
     rows = [_heading(systems)]
-    for workload in WORKLOADS:
+    for workload, about, names in _sections():
         for sync in SYNCS:
-            cells = {system: found.get((system, workload.name, sync)) for system in systems}
-            if any(cells.values()):
-                for name in figures(workload.mode, workload.hops, workload.in_flight):
-                    rows.append([workload.about, sync, name, *_figures(cells, name)])
+            cells = found.get((workload, sync))
+            if cells is not None:
+                rows += [[about, sync, name, *_figures(systems, cells, name)] for name in names]
     return _aligned(rows)
+
+
+def _sections() -> Iterable[tuple[str, str, tuple[str, ...]]]:
+    for workload in WORKLOADS:
+        yield workload.name, workload.about, figures(workload.mode, workload.hops, workload.in_flight)
+    for part in PARTS:
+        yield f"idle-{part}", f"idle {part}", ("cpu_percent", "memory_mib")
 
 
 def figures(mode: str, hops: int | None, in_flight: int) -> tuple[str, ...]:
@@ -48,24 +58,22 @@ def _heading(systems: list[str]) -> list[str]:
     return ["workload", "sync", "figure", *systems, *ratios]
 
 
-def _figures(cells: dict[str, Measurement | None], name: str) -> list[str]:
-    values: dict[str, float | None] = {
-        system: getattr(one, name) if one is not None else None for system, one in cells.items()
-    }
-    texts = [_number(value) for value in values.values()]
+def _figures(systems: list[str], cells: dict[str, list[Measurement]], name: str) -> list[str]:
+    values = {system: _values(cells.get(system, []), name) for system in systems}
+    texts = [_number(median(those)) if those else "-" for those in values.values()]
     if LIMIT in values:
-        limit = values[LIMIT]
-        texts += [
-            f"{value / limit:.2f}" if value is not None and limit else "-"
-            for system, value in values.items()
-            if system != LIMIT
-        ]
+        for system in systems:
+            if system != LIMIT:
+                ratios = [ours / limit for ours, limit in zip(values[system], values[LIMIT], strict=False) if limit]
+                texts.append(f"{median(ratios):.2f}" if ratios else "-")
     return texts
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
+def _values(measurements: list[Measurement], name: str) -> list[float]:
+    return [value for one in measurements if (value := getattr(one, name)) is not None]
+
+
+def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 

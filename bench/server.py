@@ -23,8 +23,8 @@ SYNC_INTERVALS = {"always": "always", "lazy": '"2m"'}
 
 
 @contextlib.asynccontextmanager
-async def nats_server(sync: str) -> AsyncIterator[str]:
-    """Run a nats-server with JetStream while the context is open and answer its URL.
+async def nats_server(sync: str) -> AsyncIterator[tuple[str, int]]:
+    """Run a nats-server with JetStream while the context is open and answer its URL and process id.
 
     `sync` is `always` (each write fsynced before its PubAck) or `lazy`. Raises RuntimeError when it does not start.
     """
@@ -41,7 +41,7 @@ async def nats_server(sync: str) -> AsyncIterator[str]:
         # A session of its own: Ctrl-C reaches this process only, which then stops the server in order.
         process = await asyncio.create_subprocess_exec(str(binary), "-c", str(config), start_new_session=True)
         try:
-            yield await _url(process, home)
+            yield await _url(process, home), process.pid
         finally:
             await stop(process, process.terminate)
 

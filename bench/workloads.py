@@ -46,8 +46,8 @@ class Workload:
     """Tasks of a chain that runs alone; None where a latency per hop would tell queues or widths, not hops."""
     in_flight: int
     mode: Mode = "execute"
-    warm_up_s: float = 1.0
-    duration_s: float = 4.0
+    warm_up_s: float = 0.7
+    duration_s: float = 2.0
 
 
 def chain(length: int) -> dict[str, tuple[str, ...]]:
