@@ -115,6 +115,7 @@ class JetStreamApi:
     async def multi_last(self, stream: str, subjects: list[str]) -> list[StoredMessage] | None:
         """The last message on each subject that matches, in stream order; None when they are more than 1,024.
 
+        Raises JetStreamError (503 when no stream answers), RequestTimeout and SessionLost.
         A direct get: on a replicated stream a follower may answer that has not seen the latest writes.
         """
         return await _DirectGet(self._session, stream, subjects).read()
@@ -140,7 +141,8 @@ class _DirectGet:
         self._subject = f"{API_PREFIX}.DIRECT.GET.{stream}"
         self._subjects = subjects
         self._messages: list[StoredMessage] = []
-        self._done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        #: The status that ended the answer; None when the session was lost first.
+        self._done: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
 
     async def read(self) -> list[StoredMessage] | None:
         inbox = self._session.client.new_inbox()
@@ -148,26 +150,30 @@ class _DirectGet:
         self._session.when_lost(self._lose)
         try:
             self._session.publish(self._subject, encode({"multi_last": self._subjects}), inbox)
-            is_whole = await asyncio.wait_for(self._done, TIMEOUT_S)
+            status = await asyncio.wait_for(self._done, TIMEOUT_S)
         except TimeoutError:
             raise RequestTimeout(f"no answer on {self._subject} within {TIMEOUT_S:g} s") from None
         finally:
             self._session.not_when_lost(self._lose)
             await subscription.close()
-        if self._session.is_lost:
+        if status is None:
             raise SessionLost("the connection was lost during a read")
-        return self._messages if is_whole else None
+        if status.startswith((b"204", b"404")):
+            return self._messages
+        if status.startswith(b"413"):
+            return None
+        code, _, text = status.decode(errors="replace").partition(" ")
+        raise JetStreamError(self._subject, int(code) if code.isdigit() else 0, text or "no stream answers")
 
     def _lose(self) -> None:
         if not self._done.done():
-            self._done.set_result(False)
+            self._done.set_result(None)
 
     def _receive(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
         if self._done.done() or headers is None:
             return
         if headers.startswith(b"NATS/1.0 "):
-            code = headers[9:12]
-            self._done.set_result(code in (b"204", b"404"))
+            self._done.set_result(headers[9:].partition(b"\r\n")[0])
             return
         fields = parse_headers(headers)
         self._messages.append(
