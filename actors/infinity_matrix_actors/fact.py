@@ -32,7 +32,7 @@ class TaskError:
 
     def record(self) -> dict[str, Any]:
         """The form it has on the wire."""
-        record: dict[str, Any] = {"type": self.type, "message": self.message, "retryable": self.retryable}
+        record: dict[str, Any] = {"type": str(self.type), "message": self.message, "retryable": self.retryable}
         if self.retry_after is not None:
             record["retry_after"] = self.retry_after
         return record

@@ -259,13 +259,16 @@ class ExecutionActor:
                 if self.stopped_at is None:
                     reason = fact.reason or "cancelled on request"
                     self._stop(
-                        ExecutionState.CANCELLED, {"type": ErrorType.CANCELLED, "message": reason}, fact.at, effects
+                        ExecutionState.CANCELLED,
+                        {"type": str(ErrorType.CANCELLED), "message": reason},
+                        fact.at,
+                        effects,
                     )
             case CommandKind.DEADLINE:
                 if self.stopped_at is None and self.plan.definition.timeout is not None:
                     message = f"the workflow took longer than its timeout of {self.plan.definition.timeout:g} s"
                     self._stop(
-                        ExecutionState.FAILED, {"type": ErrorType.TIMED_OUT, "message": message}, fact.at, effects
+                        ExecutionState.FAILED, {"type": str(ErrorType.TIMED_OUT), "message": message}, fact.at, effects
                     )
             case _:
                 assert_never(fact.kind)

@@ -28,7 +28,7 @@ from infinity_matrix_bus.facts import command_payload, decode_fact, started_payl
 from infinity_matrix_bus.history import follow_facts, read_all, read_facts
 from infinity_matrix_bus.installation import Installation
 from infinity_matrix_bus.publisher import Fate, Outbox, read_ack
-from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
+from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost, Subscription
 from infinity_matrix_bus.subjects import shard_of
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
@@ -173,30 +173,49 @@ class Operations:
                 actor.receive(fact)
         return actor
 
-    async def wait(self, execution: str, *, is_new: bool = False) -> ExecutionActor:
-        """The state of an execution once it is decided. `is_new`: it was started just now, so nothing is read yet."""
-        hint = asyncio.Event()
-        poll_s = POLL_MIN_S
+    async def run(self, workflow: str, definition: str, input: Any, execution: str, *, is_new: bool) -> ExecutionActor:
+        """Starts an execution and answers its state once it is decided; raises as `start` does.
+
+        `is_new`: nobody else can have started that id, so the log is not read before the first hint.
+        """
+        check_name("execution id", execution)
+        session = await self.session()
+        # Listening first: a short execution may have ended before its start is confirmed here.
+        watch = await _Watch.open(session, self.subjects.status_of(execution))
+        try:
+            await self.start(workflow, definition, input, execution)
+            actor = await self._watched(execution, watch, looks_first=not is_new)
+        except SessionLost:
+            actor = None
+        finally:
+            await watch.close()
+        return actor if actor is not None else await self.wait(execution)
+
+    async def wait(self, execution: str) -> ExecutionActor:
+        """The state of an execution once it is decided, over any number of sessions; raises UnknownExecution."""
         while True:
             try:
-                session = await self.session()
-                subscription = await session.subscribe(
-                    self.subjects.status_of(check_id(execution)),
-                    lambda subject, *_: hint.set() if not subject.endswith(".running") else None,
-                )
+                watch = await _Watch.open(await self.session(), self.subjects.status_of(check_id(execution)))
                 try:
-                    while not session.is_lost:
-                        if not is_new:
-                            actor = await self.fold(execution)
-                            if actor.is_decided:
-                                return actor
-                        is_new = False
-                        hint.clear()
-                        poll_s = await _hinted(hint, poll_s)
+                    actor = await self._watched(execution, watch, looks_first=True)
                 finally:
-                    await subscription.close()
+                    await watch.close()
             except SessionLost:
-                is_new = False
+                continue
+            if actor is not None:
+                return actor
+
+    async def _watched(self, execution: str, watch: "_Watch", *, looks_first: bool) -> ExecutionActor | None:
+        """The state once it is decided; None when the session is lost."""
+        poll_s = POLL_MIN_S
+        while not watch.session.is_lost:
+            if looks_first:
+                actor = await self.fold(execution)
+                if actor.is_decided:
+                    return actor
+            looks_first = True
+            poll_s = await watch.hinted(poll_s)
+        return None
 
     async def follow(self, execution: str) -> AsyncIterator[StatusUpdate]:
         """Every transition from the beginning, as it comes; ends with the execution. Raises UnknownExecution."""
@@ -295,10 +314,35 @@ def check_id(execution: str) -> str:
     return execution
 
 
-async def _hinted(hint: asyncio.Event, poll_s: float) -> float:
-    """Waits for the hint at most `poll_s`; answers how long to wait next time."""
-    try:
-        await asyncio.wait_for(hint.wait(), poll_s)
-    except TimeoutError:
-        return min(poll_s * 1.5, POLL_MAX_S)
-    return POLL_MIN_S
+class _Watch:
+    """Hears when an execution may have ended: its status messages, which are quick, but best effort."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._hint = asyncio.Event()
+        self._subscription: Subscription | None = None
+
+    @classmethod
+    async def open(cls, session: Session, subject: str) -> "_Watch":
+        watch = cls(session)
+        watch._subscription = await session.subscribe(subject, watch._hear)
+        session.when_lost(watch._hint.set)
+        return watch
+
+    async def close(self) -> None:
+        self.session.not_when_lost(self._hint.set)
+        if self._subscription is not None:
+            await self._subscription.close()
+
+    async def hinted(self, poll_s: float) -> float:
+        """Waits for a hint, at most `poll_s`; answers how long to wait next time."""
+        try:
+            await asyncio.wait_for(self._hint.wait(), poll_s)
+        except TimeoutError:
+            return min(poll_s * 1.5, POLL_MAX_S)
+        self._hint.clear()
+        return POLL_MIN_S
+
+    def _hear(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+        if not subject.endswith(".running"):
+            self._hint.set()

@@ -88,6 +88,7 @@ class Shard:
         self._reader: LogReader | None = None
         self.is_live = False
         self._head = 0
+        self._head_wanted = 0
         self._at_head = asyncio.Event()
         self._replayed: dict[str, list[tuple[int, Fact]]] = {}
         self._parked_by_replay: set[str] = set()
@@ -167,7 +168,7 @@ class Shard:
             self._replay(fact, entry.sequence)
         if not self.is_live and entry.sequence >= self._head:
             self._go_live()
-        if entry.pending == 0:
+        if entry.pending == 0 or entry.sequence >= self._head_wanted:
             self._at_head.set()
 
     def _on_fact(self, fact: Fact, entry: Entry) -> None:
@@ -274,6 +275,8 @@ class Shard:
         """Returns once everything that is in the log now is folded; raises RequestTimeout."""
         head = await self._api.last_sequence(self._stream)
         deadline = self._loop.time() + HEAD_TIMEOUT_S
+        # A busy stream always has more pending: what counts is the head of now.
+        self._head_wanted = head
         while self.next_sequence <= head:
             self._at_head.clear()
             remaining_s = deadline - self._loop.time()

@@ -6,10 +6,11 @@ What it answers it folded from the log itself; only a start asks first whether a
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
-from infinity_matrix_actors.errors import NoCoordinator
+from infinity_matrix_actors.errors import InfinityMatrixError, NoCoordinator
 from infinity_matrix_actors.state import TaskState
 from infinity_matrix_agents import Agent, AgentRunner
 from infinity_matrix_bus.api import JetStreamApi
@@ -18,7 +19,7 @@ from infinity_matrix_bus.definitions import DefinitionStore, Deployment
 from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.installation import read_installation
 from infinity_matrix_bus.session import Endpoint, NoResponders, RequestTimeout, SessionLost
-from infinity_matrix_coordinator.operations import ExecutionSummary, Operations
+from infinity_matrix_coordinator.operations import ExecutionSummary, Operations, new_execution_id
 from infinity_matrix_coordinator.views import (
     ExecutionMetrics,
     ExecutionResult,
@@ -125,15 +126,17 @@ class Client:
         timeout: float | None = None,
     ) -> ExecutionResult:
         """Starts a definition and waits for its result."""
-        started = await self.start_definition(definition, input, execution_id)
-        return await self._wait(started, timeout, is_new=execution_id is None)
+        await self.find_coordinator()
+        digest = await self.operations.store(definition)
+        return await self._run(definition.name, digest, input, execution_id, timeout)
 
     async def execute(
         self, workflow: str, input: Any = None, execution_id: str | None = None, *, timeout: float | None = None
     ) -> ExecutionResult:
         """Starts the deployed workflow of that name and waits for its result."""
-        started = await self.start(workflow, input, execution_id)
-        return await self._wait(started, timeout, is_new=execution_id is None)
+        await self.find_coordinator()
+        digest = await self.operations.definition_of(workflow)
+        return await self._run(workflow, digest, input, execution_id, timeout)
 
     async def wait(self, execution_id: str, timeout: float | None = None) -> ExecutionResult:
         """The result of an execution once it has ended; raises UnknownExecution, NoCoordinator, TimeoutError."""
@@ -191,11 +194,22 @@ class Client:
                 self._coordinator_seen_at = loop.time()
                 return
 
-    async def _wait(self, execution_id: str, timeout_s: float | None, *, is_new: bool = False) -> ExecutionResult:
+    async def _run(
+        self, workflow: str, digest: str, input: Any, execution_id: str | None, timeout_s: float | None
+    ) -> ExecutionResult:
+        execution = execution_id or new_execution_id()
+        async with self._naming_untaken(execution), asyncio.timeout(timeout_s):
+            return result_of(await self.operations.run(workflow, digest, input, execution, is_new=execution_id is None))
+
+    async def _wait(self, execution_id: str, timeout_s: float | None) -> ExecutionResult:
+        async with self._naming_untaken(execution_id), asyncio.timeout(timeout_s):
+            return result_of(await self.operations.wait(execution_id))
+
+    @asynccontextmanager
+    async def _naming_untaken(self, execution_id: str) -> AsyncIterator[None]:
         naming = asyncio.create_task(self._name_untaken(execution_id)) if self.names_untaken else None
         try:
-            async with asyncio.timeout(timeout_s):
-                return result_of(await self.operations.wait(execution_id, is_new=is_new))
+            yield
         finally:
             if naming is not None:
                 naming.cancel()
@@ -206,7 +220,10 @@ class Client:
         named: set[str] = set()
         while True:
             await asyncio.sleep(UNTAKEN_AFTER_S)
-            status = await self.get_status(execution_id)
+            try:
+                status = await self.get_status(execution_id)
+            except InfinityMatrixError:
+                continue
             waiting: dict[str, str] = {}
             for task in status.tasks.values():
                 if task.state == TaskState.QUEUED and task.agent not in named:
