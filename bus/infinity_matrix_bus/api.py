@@ -22,6 +22,9 @@ NO_MESSAGE = 10037
 NAME_IN_USE = 10058
 #: What the server answers to at most in one multi_last; more is error 413.
 MULTI_LAST_MAX = 1024
+#: A multi_last goes on in a further request beyond this; the server itself would end an answer, as if it were whole,
+#: at its `max_pending`, and cut off who is slow to take that much.
+PAGE_BYTES = 8 * 1024 * 1024
 
 
 class JetStreamError(InfinityMatrixError):
@@ -115,8 +118,8 @@ class JetStreamApi:
     async def multi_last(self, stream: str, subjects: list[str]) -> list[StoredMessage] | None:
         """The last message on each subject that matches, in stream order; None when they are more than 1,024.
 
-        Raises JetStreamError (503 when no stream answers), RequestTimeout and SessionLost.
-        A direct get: on a replicated stream a follower may answer that has not seen the latest writes.
+        A direct get: on a replicated stream a follower may answer that has not seen the latest writes. Raises
+        JetStreamError (503 when there is no such stream, or no leader), RequestTimeout and SessionLost.
         """
         return await _DirectGet(self._session, stream, subjects).read()
 
@@ -134,51 +137,76 @@ class JetStreamApi:
 
 
 class _DirectGet:
-    """One multi_last request: many messages on one inbox, then an end-of-batch status."""
+    """One multi_last: pages of many messages on one inbox, each page ended by a status."""
 
     def __init__(self, session: Session, stream: str, subjects: list[str]) -> None:
         self._session = session
         self._subject = f"{API_PREFIX}.DIRECT.GET.{stream}"
         self._subjects = subjects
         self._messages: list[StoredMessage] = []
-        #: The status that ended the answer; None when the session was lost first.
-        self._done: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._status: asyncio.Future[bytes] = self._loop.create_future()
 
     async def read(self) -> list[StoredMessage] | None:
+        if not self._subjects:
+            return []
         inbox = self._session.client.new_inbox()
         subscription = await self._session.subscribe(inbox, self._receive)
         self._session.when_lost(self._lose)
+        request: dict[str, Any] = {"multi_last": self._subjects, "max_bytes": PAGE_BYTES}
         try:
-            self._session.publish(self._subject, encode({"multi_last": self._subjects}), inbox)
-            status = await asyncio.wait_for(self._done, TIMEOUT_S)
-        except TimeoutError:
-            raise RequestTimeout(f"no answer on {self._subject} within {TIMEOUT_S:g} s") from None
+            while True:
+                code, _, fields = _read_status(await self._page(inbox, request))
+                if code == 413:
+                    return None
+                if code == 404 or int(fields.get("nats-num-pending", 0)) == 0:
+                    return self._messages
+                # All pages show the stream as it was at the first.
+                request["seq"] = int(fields["nats-last-sequence"]) + 1
+                request["up_to_seq"] = int(fields["nats-upto-sequence"])
         finally:
             self._session.not_when_lost(self._lose)
             await subscription.close()
-        if status is None:
+
+    async def _page(self, inbox: str, request: dict[str, Any]) -> bytes:
+        """Takes one page of messages; answers the status that ended it."""
+        self._status = self._loop.create_future()
+        self._session.publish(self._subject, encode(request), inbox)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                headers = await self._status
+        except TimeoutError:
+            raise RequestTimeout(f"no answer on {self._subject} within {TIMEOUT_S:g} s") from None
+        if not headers:
             raise SessionLost("the connection was lost during a read")
-        if status.startswith((b"204", b"404")):
-            return self._messages
-        if status.startswith(b"413"):
-            return None
-        code, _, text = status.decode(errors="replace").partition(" ")
-        raise JetStreamError(self._subject, int(code) if code.isdigit() else 0, text or "no stream answers")
+        code, description, _ = _read_status(headers)
+        if code == 503:
+            raise JetStreamError(self._subject, code, "no such stream, or it has no leader")
+        if code not in (204, 404, 413):
+            raise JetStreamError(self._subject, code, description)
+        return headers
 
     def _lose(self) -> None:
-        if not self._done.done():
-            self._done.set_result(None)
+        if not self._status.done():
+            self._status.set_result(b"")
 
     def _receive(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        if self._done.done() or headers is None:
+        if self._status.done() or headers is None:
             return
         if headers.startswith(b"NATS/1.0 "):
-            self._done.set_result(headers[9:].partition(b"\r\n")[0])
+            self._status.set_result(headers)
             return
         fields = parse_headers(headers)
         self._messages.append(
             StoredMessage(fields["nats-subject"], data, int(fields["nats-sequence"]), fields.get("nats-time-stamp", ""))
         )
+
+
+def _read_status(headers: bytes) -> tuple[int, str, dict[str, str]]:
+    """(code, description, fields) of a status."""
+    line = headers.partition(b"\r\n")[0].decode(errors="replace")
+    _, code, *description = line.split(" ", 2)
+    return int(code), " ".join(description), parse_headers(headers)
 
 
 def parse_headers(block: bytes) -> dict[str, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infinity_matrix_bus.api import API_PREFIX, JetStreamApi, JetStreamError
+from infinity_matrix_bus.direct_client import ended
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.puller import Puller
 from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
@@ -17,14 +18,17 @@ from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
 #: Messages asked for at once: enough that a pull outlasts a round trip, few enough to stop soon when paused.
 BATCH = 2000
 INACTIVE_S = 60.0
-RETRY_DELAY_S = 0.25
+RETRY_DELAY_MIN_S = 0.25
+RETRY_DELAY_MAX_S = 2.0
+#: Pulls that may be open at once: each asks for at least as much as is under way, so a few would do.
+PULLS_MAX = 64
 _NANOSECONDS = 1_000_000_000
 log = get_logger("infinity_matrix.bus")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One message of a stream. `at` is the stream's time in seconds since the epoch; `pending` is how many follow it."""
+    """One message of a stream. `at` is the stream's time in seconds since the epoch, `pending` how many follow it."""
 
     subject: str
     data: bytes
@@ -87,7 +91,7 @@ class LogReader:
             "num_replicas": 1,
             "inactive_threshold": int(INACTIVE_S * _NANOSECONDS),
             "deliver_policy": "new" if self._new_only else "by_start_sequence",
-            "max_waiting": 16,
+            "max_waiting": PULLS_MAX,
         }
         if not self._new_only:
             config["opt_start_seq"] = max(1, self.next_sequence)
@@ -96,6 +100,10 @@ class LogReader:
         self._consumer = self._session.client._nuid.next().decode()
         self._consumer_sequence = 0
         info = await self._api.create_consumer(self._stream, self._consumer, config)
+        if self._new_only:
+            # From here on "new" would skip what comes while a broken consumer is made again.
+            self._new_only = False
+            self.next_sequence = int(info["delivered"]["stream_seq"]) + 1
         self.pending = int(info.get("num_pending", 0))
         self._puller = await Puller(
             self._session, API_PREFIX, self._stream, self._consumer, self._capacity, self._receive, self._on_broken
@@ -112,8 +120,7 @@ class LogReader:
         self._is_closed = True
         mending, self._mending = self._mending, None
         if mending is not None:
-            mending.cancel()
-            await asyncio.gather(mending, return_exceptions=True)
+            await ended(mending)
         await self._drop()
 
     async def _drop(self) -> None:
@@ -135,8 +142,6 @@ class LogReader:
             return
         self._consumer_sequence = consumer_sequence
         self.next_sequence = sequence + 1
-        # From here on "new" would skip what comes while a broken consumer is made again.
-        self._new_only = False
         self._on_entry(Entry(subject, data, sequence, at, pending))
 
     def _on_broken(self, reason: str) -> None:
@@ -146,13 +151,15 @@ class LogReader:
         self._mending = asyncio.create_task(self._mend(), name="log-reader-mend")
 
     async def _mend(self) -> None:
+        delay_s = RETRY_DELAY_MIN_S
         while not self._session.is_lost and not self._is_closed:
             await self._drop()
             try:
                 await self.open()
             except (JetStreamError, RequestTimeout, SessionLost) as error:
                 log.info("reader_not_mended", stream=self._stream, reason=str(error))
-                await asyncio.sleep(RETRY_DELAY_S)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, RETRY_DELAY_MAX_S)
             else:
                 self._mending = None
                 self.resume()

@@ -140,7 +140,9 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Letter] = deque()
         self._in_flight = 0
+        self._session: Session | None = None
         self._publisher: Publisher | None = None
+        self._refusal = ""
         self._empty = asyncio.Event()
         self._empty.set()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -149,6 +151,7 @@ class Outbox:
 
     async def on_session(self, session: Session) -> None:
         """The listener to add to the connection."""
+        self._session = session
         self._publisher = Publisher(session)
         self._send()
 
@@ -236,15 +239,20 @@ class Outbox:
         if self._is_closed:
             return
         if ack.is_there:
+            self._refusal = ""
             self._done(letter, ack)
+        elif self._session is None or self._session.is_lost:
+            self._waiting.append(letter)
         else:
             # Full, no leader, no answer, duplicate (the log sends no Msg-Id, so that is none of ours): try again.
             timer: asyncio.TimerHandle
             timer = self._loop.call_later(letter.delay_s, lambda: self._again(letter, timer))
             self._timers.add(timer)
             letter.delay_s = min(letter.delay_s * 2, RETRY_DELAY_MAX_S)
-            if ack.fate is Fate.REFUSED:
-                log.info("fact_refused", subject=letter.subject, reason=ack.reason)
+            if ack.fate is Fate.REFUSED and ack.reason != self._refusal:
+                # Once: a full stream refuses thousands, again and again.
+                self._refusal = ack.reason
+                log.warning("fact_refused", subject=letter.subject, reason=ack.reason)
         self._send()
 
     def _done(self, letter: _Letter, ack: Ack) -> None:

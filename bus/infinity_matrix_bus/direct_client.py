@@ -1,0 +1,136 @@
+"""nats-py's client, kept from what would hang it, end its read loop unseen, or print on a user's terminal.
+
+Messages of chosen subscriptions are handed on as plain calls: no task, no queue, no header parsing. The rest mends what
+nats-py 2.16.0 does when things break: it waits for a socket that takes no more, and anything raised under its parser
+ends the read loop while the client goes on saying that it is connected.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from nats.aio.client import Client
+
+from infinity_matrix_bus.log import get_logger
+
+#: subject, reply, payload, raw headers; runs under the parser, so it must be quick. What it raises is logged.
+MessageCallback = Callable[[str, str, bytes, bytes | None], None]
+
+CANCEL_AGAIN_S = 0.1
+
+log = get_logger("infinity_matrix.bus")
+
+
+class DirectClient(Client):
+    """One connection to one server; never reconnects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.direct: dict[int, MessageCallback] = {}
+        #: Whether the connection is closed on purpose, so that what was written last still goes out.
+        self.is_parting = False
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the connection is up and nats-py's own loops, which read and ping, are alive."""
+        loops = (self._reading_task, self._ping_interval_task)
+        return self.is_connected and all(loop is not None and not loop.done() for loop in loops)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the socket has not taken yet."""
+        transport = self._socket
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+    def write(self, data: bytes) -> None:
+        """Gives bytes to the socket; does nothing once it is closing (asyncio would log each such write)."""
+        transport = self._socket
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    async def drained(self) -> None:
+        """Waits until the socket has taken everything; raises ConnectionError when it is closed first."""
+        writer = self._writer
+        if writer is not None:
+            writer.transport.set_write_buffer_limits(0)
+            await writer.drain()
+
+    def abort(self) -> None:
+        """Closes the socket at once, whatever it has not taken yet."""
+        transport = self._socket
+        if transport is not None:
+            transport.abort()
+
+    async def part(self, timeout_s: float) -> None:
+        """Closes the connection, giving the socket `timeout_s` to take what was written; leaves no task behind."""
+        self.is_parting = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.close()
+        except TimeoutError:
+            log.debug("closed_unsent", bytes=self.unsent_bytes)
+        finally:
+            self.abort()
+        for loop in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if loop is not None:
+                await ended(loop)
+        writer = self._writer
+        if writer is not None:
+            try:
+                await writer.wait_closed()
+            except OSError as error:
+                log.debug("closed_broken", reason=str(error))
+
+    @property
+    def _writer(self) -> asyncio.StreamWriter | None:
+        return getattr(self._transport, "_io_writer", None)
+
+    @property
+    def _socket(self) -> asyncio.WriteTransport | None:
+        writer = self._writer
+        return None if writer is None else writer.transport
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        callback = self.direct.get(sid)
+        try:
+            if callback is None:
+                await super()._process_msg(sid, subject, reply, data, headers)
+            else:
+                callback(subject.decode(), reply.decode(), data, headers)
+        except Exception:
+            # Anything raised under the parser would end nats-py's read loop and leave a connection that looks alive.
+            log.exception("callback_failed", subject=subject.decode(errors="replace"))
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            # A flush that timed out cancelled its future; setting a result on that would end the read loop.
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+    async def _flush_pending(self, force_flush: bool = False) -> None:
+        # At once, and not by nats-py's flusher, which stands still while the socket takes no more: who puts into its
+        # queue then may wait for ever.
+        pending, self._pending = self._pending, []
+        self._pending_data_size = 0
+        if pending and self.is_connected:
+            self.write(b"".join(pending))
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        # nats-py waits until the socket has taken everything before it reports the loss: a frozen server would put
+        # that off for ever.
+        self._pending.clear()
+        self._pending_data_size = 0
+        if not self.is_parting:
+            self.abort()
+        await super()._close(status, do_cbs)
+
+
+async def ended(task: "asyncio.Task[None]") -> None:
+    """Cancels a task and waits for its end, whatever it ends with.
+
+    It is cancelled again and again: in Python 3.11 `wait_for`, which nats-py uses, can swallow a cancellation.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("task_failed", task=task.get_name(), reason=str(error))
