@@ -28,10 +28,12 @@ class Delivery:
     record: dict[str, Any]
     ack_reply: str
     deliveries: int
+    consumer_sequence: int
     stored_at: float
     work: Work | None = None
     started_at: float | None = None
-    #: When its lease was last known to be good, by this process's monotonic clock.
+    #: The outcome is under way, but not confirmed yet.
+    is_settled: bool = False
     is_taken: bool = False
     is_cancelled: bool = False
     cancel_type: str = ""
@@ -40,7 +42,7 @@ class Delivery:
     @classmethod
     def read(cls, ack_reply: str, data: bytes) -> "Delivery":
         """Raises UnreadableWork."""
-        deliveries, _, _, stored_at, _ = parse_ack_reply(ack_reply)
+        deliveries, _, consumer_sequence, stored_at, _ = parse_ack_reply(ack_reply)
         try:
             record = decode_record(data)
         except Undecodable as error:
@@ -48,19 +50,27 @@ class Delivery:
         missing = [key for key in _REQUIRED if key not in record]
         if missing or record.get("v") != 1 or not isinstance(record["attempt"], int):
             raise UnreadableWork(f"fields missing or of another version: {', '.join(missing) or 'v, attempt'}")
-        return cls(record, ack_reply, deliveries, stored_at)
+        return cls(record, ack_reply, deliveries, consumer_sequence, stored_at)
 
     @property
     def is_poisonous(self) -> bool:
         return self.deliveries > DELIVERIES_MAX
 
     @property
-    def is_doubtful(self) -> bool:
-        """Whether it may have been done already, so that the log must be asked before it is run."""
+    def attempt_key(self) -> tuple[str, str, int]:
+        return self.record["execution"], self.record["task"], self.record["attempt"]
+
+    def is_doubtful(self, trusted_from: float) -> bool:
+        """Whether it may have been done already, so that the log must be asked before it is run.
+
+        Work stored before `trusted_from` may come for the first time by its count and yet be done: a server that was
+        killed forgets acks, a consumer that was made again counts anew, a process that slept reads what is long over.
+        """
         ready_at = parse_rfc3339(self.record.get("ready_at"))
         deadline = parse_rfc3339(self.record.get("deadline"))
         return (
             self.deliveries > 1
+            or self.stored_at < trusted_from
             or self.record.get("repair") is True
             or ready_at is None
             or self.stored_at - ready_at > FRESH_S

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import nats.micro
-from infinity_matrix_actors.errors import InfinityMatrixError
-from infinity_matrix_bus.api import API_PREFIX, JetStreamApi, JetStreamError
-from infinity_matrix_bus.codec import Undecodable, decode_record, encode, rfc3339
+from infinity_matrix_actors.errors import InfinityMatrixError, NotInstalled
+from infinity_matrix_bus.api import API_PREFIX, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from infinity_matrix_bus.codec import Undecodable, decode_record, encode, parse_server_time, rfc3339
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Ack, Outbox
@@ -37,7 +37,9 @@ TAKEN_AFTER_S = 0.1
 TICK_S = 0.05
 LEASE_INTERVAL_S = ACK_WAIT_S / 3
 ASK_TIMEOUT_S = 5.0
-NAK_DELAY_S = 1.0
+ASK_AGAIN_S = 0.5
+#: A process that did not run for this long may find work in its socket that is another's by now.
+AWAY_S = 5.0
 CONSUMER_RETRY_S = 0.5
 DRAIN_TIMEOUT_S = 10.0
 #: A handler that looks at `work.cancelled` has this long to end by itself before it is cancelled.
@@ -61,6 +63,12 @@ class AgentRunner:
         self._puller: Puller | None = None
         self._service: Service | None = None
         self._held: dict[Delivery, None] = {}
+        #: Every attempt from its delivery until its outcome is confirmed.
+        self._attempts: dict[tuple[str, str, int], Delivery] = {}
+        #: What was stored before this is asked about before it is run (stream time).
+        self._trusted_from = 0.0
+        self._consumer_sequence = 0
+        self._lease_interval_s = LEASE_INTERVAL_S
         self._queue: deque[Delivery] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._workers: list[asyncio.Task[None]] = []
@@ -71,17 +79,27 @@ class AgentRunner:
         self._is_draining = False
         self._all_done = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._ticked_at = self._loop.time()
 
     async def open(self) -> "AgentRunner":
-        """Begins to take work. The consumer is made if it is not there."""
-        await self._connection.add_listener(self._outbox.on_session)
-        await self._connection.add_listener(self._on_session)
+        """Begins to take work. The consumer is made if it is not there; raises NotInstalled, SessionLost."""
+        try:
+            await self._connection.add_listener(self._outbox.on_session)
+            await self._connection.add_listener(self._on_session)
+        except JetStreamError as error:
+            await self.close(0.0)
+            if error.code == STREAM_NOT_FOUND:
+                raise NotInstalled(self._connection.endpoint.url.rpartition("@")[2], self._subjects.prefix) from error
+            raise
         self._spawn(self._tick())
         return self
 
     async def close(self, timeout_s: float = DRAIN_TIMEOUT_S) -> None:
         """Takes no more, lets what runs finish for `timeout_s`, hands the rest back at once."""
         self._is_draining = True
+        if self._puller is not None:
+            # First, or what is handed back would come back here.
+            await self._puller.drain()
         for delivery in list(self._queue):
             self._hand_back(delivery)
         self._queue.clear()
@@ -125,11 +143,22 @@ class AgentRunner:
     async def _open_puller(self, session: Session) -> None:
         api = JetStreamApi(session)
         stream = self._subjects.work_stream
-        if await api.consumer_info(stream, self.agent.name) is None:
-            await api.create_consumer(stream, self.agent.name, agent_consumer(self._subjects, self.agent.name))
+        info = await api.consumer_info(stream, self.agent.name)
+        if info is None:
+            config = agent_consumer(self._subjects, self.agent.name)
+            info = await api.create_consumer(stream, self.agent.name, config)
+        self._learn(info)
         self._puller = await Puller(
             session, API_PREFIX, stream, self.agent.name, self._capacity, self._take, self._on_broken
         ).open()
+
+    def _learn(self, info: dict[str, Any]) -> None:
+        """Takes in what the server says of the consumer now: the time, and how long a lease is."""
+        self._time.know(parse_server_time(info["ts"]))
+        self._trusted_from = self._time.now()
+        self._consumer_sequence = 0
+        ack_wait_s = int(info["config"].get("ack_wait", 0)) / 1e9 or ACK_WAIT_S
+        self._lease_interval_s = min(LEASE_INTERVAL_S, ack_wait_s / 3)
 
     def _on_broken(self, reason: str) -> None:
         log.warning("consumer_broken", agent=self.agent.name, reason=reason)
@@ -182,6 +211,10 @@ class AgentRunner:
         if self._is_draining:
             self._reply(ack_reply, b"-NAK")
             return
+        if self._is_in_hand(delivery):
+            return
+        self._distrust(delivery)
+        self._attempts[delivery.attempt_key] = delivery
         self._held[delivery] = None
         self._queue.append(delivery)
         while self._idle:
@@ -191,6 +224,23 @@ class AgentRunner:
                 return
         if len(self._workers) < self.agent.concurrency:
             self._workers.append(asyncio.create_task(self._work(), name=f"{self.agent.name}-worker"))
+
+    def _is_in_hand(self, delivery: Delivery) -> bool:
+        """Whether this is work in hand, delivered again: then its newest lease counts, and it is not run twice."""
+        known = self._attempts.get(delivery.attempt_key)
+        if known is None:
+            return False
+        known.ack_reply = delivery.ack_reply
+        if self._puller is not None:
+            self._puller.pull()
+        return True
+
+    def _distrust(self, delivery: Delivery) -> None:
+        """Notices what this process cannot see otherwise: that it slept, or that its consumer was made again."""
+        now = self._loop.time()
+        if now - self._ticked_at > AWAY_S or delivery.consumer_sequence <= self._consumer_sequence:
+            self._trusted_from = self._time.now()
+        self._consumer_sequence = delivery.consumer_sequence
 
     async def _work(self) -> None:
         """A worker: one work after another."""
@@ -202,27 +252,39 @@ class AgentRunner:
             delivery = self._queue.popleft()
             if delivery.is_poisonous:
                 self._finish(delivery, outcomes.poison(delivery.deliveries, self.instance))
-            elif not delivery.is_doubtful or await self._is_open(delivery):
+            elif not delivery.is_doubtful(self._trusted_from) or await self._is_open(delivery):
                 await self._run(delivery)
 
     async def _is_open(self, delivery: Delivery) -> bool:
-        """Asks the log whether the attempt is still to be done; without an answer the work is handed back."""
+        """Asks the log whether the attempt is still to be done, until there is an answer.
+
+        Without one the work stays in hand: each time it is handed back it is delivered once more, and after a few
+        minutes without a coordinator it would pass for poison.
+        """
+        while delivery in self._held and not self._is_draining:
+            settled = await self._ask(delivery)
+            if settled is False:
+                return delivery in self._held
+            if settled is True:
+                self._reply(delivery.ack_reply, b"+ACK")
+                self._release(delivery)
+                return False
+            await asyncio.sleep(ASK_AGAIN_S)
+        if delivery in self._held:
+            self._hand_back(delivery)
+        return False
+
+    async def _ask(self, delivery: Delivery) -> bool | None:
+        """Whether the attempt has its outcome; None when nobody can say."""
         record = delivery.record
         question = {key: record[key] for key in ("execution", "task", "attempt", "agent")}
         try:
             session = self._connection.session
             reply = await session.request(self._subjects.api("attempt"), encode(question), ASK_TIMEOUT_S)
-            answer = decode_record(reply)
-            settled = answer["ok"]["settled"]
+            return bool(decode_record(reply)["ok"]["settled"])
         except (NoResponders, RequestTimeout, SessionLost, Undecodable, KeyError, TypeError) as error:
             log.info("attempt_not_answered", execution=record["execution"], task=record["task"], reason=str(error))
-            self._hand_back(delivery, NAK_DELAY_S)
-            return False
-        if settled:
-            self._reply(delivery.ack_reply, b"+ACK")
-            self._release(delivery)
-            return False
-        return True
+            return None
 
     async def _run(self, delivery: Delivery) -> None:
         work = delivery.work = self._work_of(delivery)
@@ -236,12 +298,17 @@ class AgentRunner:
             else:
                 result = await (function(work) if self.agent.is_async else self._in_thread(work))
                 payload = outcomes.completed(result, started_at, self.instance)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if not delivery.is_cancelled or self._is_draining or task is None:
+            assert task is not None
+            if not task.cancelling():
+                # Nobody cancelled the worker: the handler waited for something that was cancelled.
+                payload = outcomes.failed(error, started_at, self.instance)
+            elif delivery.is_cancelled and delivery in self._held:
+                task.uncancel()
+                payload = outcomes.cancelled(work.cancel_reason, started_at, self.instance)
+            else:
                 raise
-            task.uncancel()
-            payload = outcomes.cancelled(work.cancel_reason, started_at, self.instance)
         except Exception as error:
             work.log.exception("failed", error=type(error).__name__)
             payload = outcomes.failed(error, started_at, self.instance)
@@ -269,24 +336,26 @@ class AgentRunner:
         """Publishes the outcome until it is confirmed, then acks. "Already there" is success: someone was first."""
         if delivery not in self._held:
             return
-        ack_reply = delivery.ack_reply
 
         def confirmed(ack: Ack) -> None:
-            self._reply(ack_reply, b"+ACK")
+            self._attempts.pop(delivery.attempt_key, None)
+            self._reply(delivery.ack_reply, b"+ACK")
 
+        delivery.is_settled = True
         self._release(delivery)
         self._outbox.post(delivery.record["reply_to"], payload, confirmed)
 
     def _release(self, delivery: Delivery) -> None:
         self._held.pop(delivery, None)
+        if not delivery.is_settled:
+            self._attempts.pop(delivery.attempt_key, None)
         if self._is_draining and not self._held:
             self._all_done.set()
         elif self._puller is not None and not self._outbox.is_full:
             self._puller.pull()
 
-    def _hand_back(self, delivery: Delivery, delay_s: float = 0.0) -> None:
-        body = b"-NAK" if not delay_s else b"-NAK " + encode({"delay": int(delay_s * 1e9)})
-        self._reply(delivery.ack_reply, body)
+    def _hand_back(self, delivery: Delivery) -> None:
+        self._reply(delivery.ack_reply, b"-NAK")
         self._release(delivery)
 
     def _reply(self, ack_reply: str, body: bytes) -> None:
@@ -366,15 +435,18 @@ class AgentRunner:
         extended_at = self._loop.time()
         while True:
             await asyncio.sleep(TICK_S)
+            if self._loop.time() - self._ticked_at > AWAY_S:
+                self._trusted_from = self._time.now()
+            self._ticked_at = self._loop.time()
             now = self._time.now()
             for delivery in list(self._held):
                 started_at = delivery.started_at
                 if started_at is not None and not delivery.is_taken and now - started_at >= TAKEN_AFTER_S:
                     delivery.is_taken = True
                     self._say_taken(delivery)
-            if self._loop.time() - extended_at >= LEASE_INTERVAL_S:
+            if self._loop.time() - extended_at >= self._lease_interval_s:
                 extended_at = self._loop.time()
-                for delivery in list(self._held):
+                for delivery in list(self._attempts.values()):
                     self._reply(delivery.ack_reply, b"+WPI")
 
     def _say_taken(self, delivery: Delivery) -> None:

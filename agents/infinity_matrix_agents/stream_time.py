@@ -1,4 +1,4 @@
-"""The stream's time, as an agent can know it: from the time its messages were stored."""
+"""The stream's time, as an agent can know it: from what the server says, and when its messages were stored."""
 
 import time
 
@@ -8,6 +8,10 @@ class StreamTime:
 
     def __init__(self) -> None:
         self._offset_s: float | None = None
+
+    def know(self, server_time: float) -> None:
+        """Takes in what the server says its time is now; work that was queued for long says nothing of it."""
+        self._offset_s = time.time() - server_time
 
     def learn(self, stored_at: float) -> None:
         """Takes in when a message that is here now was stored."""

@@ -6,6 +6,7 @@ The number of shards, the version and the prefix, and the secret of the capabili
 import os
 import secrets
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from infinity_matrix_actors.errors import NotInstalled, StorageUnavailable
 from nats.errors import Error as NatsError
@@ -23,6 +24,8 @@ SHARDS_DEFAULT = 4
 SHARDS_MAX = 1024
 INSTALLATION_VERSION = "1"
 SECRET_BYTES = 32
+#: What keyed BLAKE2b takes; a longer IM_SECRET is hashed.
+SECRET_BYTES_MAX = 64
 TIMEOUT_S = 5.0
 MEMBER_TTL_S = 5.0
 DEFINITION_BYTES_MAX = 512 * 1024
@@ -54,13 +57,13 @@ async def install(session: Session, prefix: str = "im", shards: int = SHARDS_DEF
     if not 1 <= shards <= SHARDS_MAX:
         raise ValueError(f"shards is {shards}, it must be 1 to {SHARDS_MAX}")
     subjects = Subjects(prefix)
-    replicas = 3 if session.client._server_info.get("cluster") else 1
+    replicas = _replicas(session)
     try:
         store = await _make_bucket(session, subjects.bucket("installation"), replicas)
-        shards = int(await _agree(store, "shards", str(shards)))
-        secret = await _agree(store, "secret", secrets.token_hex(SECRET_BYTES))
-        await _agree(store, "version", INSTALLATION_VERSION)
-        await _agree(store, "prefix", prefix)
+        shards = int(await _agree(session, store, "shards", str(shards)))
+        secret = await _agree(session, store, "secret", secrets.token_hex(SECRET_BYTES))
+        await _agree(session, store, "version", INSTALLATION_VERSION)
+        await _agree(session, store, "prefix", prefix)
         for name in _BUCKETS:
             await _make_bucket(session, subjects.bucket(name), replicas)
         await _make_bucket(session, subjects.bucket("members"), replicas, ttl_s=MEMBER_TTL_S)
@@ -71,6 +74,19 @@ async def install(session: Session, prefix: str = "im", shards: int = SHARDS_DEF
     return Installation(prefix, shards, _secret(secret))
 
 
+async def mend_derived_streams(session: Session, installation: Installation) -> None:
+    """Makes the derived streams that are gone; never the log, in whose place nothing may be made."""
+    subjects = installation.subjects()
+    api = JetStreamApi(session)
+    configs = stream_configs(subjects, installation.shards, _replicas(session), await budget_bytes(api))
+    logs = {subjects.facts_stream(shard) for shard in range(installation.shards)}
+    await make_streams(api, [config for config in configs if config["name"] not in logs])
+
+
+def _replicas(session: Session) -> int:
+    return 3 if session.client._server_info.get("cluster") else 1
+
+
 async def read_installation(session: Session, prefix: str = "im", *, with_secret: bool = False) -> Installation:
     """The installation at this server; raises NotInstalled."""
     try:
@@ -78,7 +94,7 @@ async def read_installation(session: Session, prefix: str = "im", *, with_secret
         shards = await store.get("shards")
         secret = (await store.get("secret")).value if with_secret else None
     except (BucketNotFoundError, KeyNotFoundError, JsNotFoundError):
-        raise NotInstalled(session.endpoint.url.rpartition("@")[2], prefix) from None
+        raise NotInstalled(session.endpoint.shown_url, prefix) from None
     except NatsError as error:
         raise StorageUnavailable(f"the installation could not be read: {error}") from error
     assert shards.value is not None
@@ -86,8 +102,10 @@ async def read_installation(session: Session, prefix: str = "im", *, with_secret
 
 
 def _secret(stored: str) -> bytes:
-    override = os.environ.get("IM_SECRET")
-    return override.encode() if override else bytes.fromhex(stored)
+    override = os.environ.get("IM_SECRET", "").encode()
+    if len(override) > SECRET_BYTES_MAX:
+        override = blake2b(override).digest()
+    return override or bytes.fromhex(stored)
 
 
 async def _make_bucket(session: Session, name: str, replicas: int, ttl_s: float | None = None) -> KeyValue:
@@ -105,12 +123,15 @@ async def _make_bucket(session: Session, name: str, replicas: int, ttl_s: float 
             return await js.key_value(name)
 
 
-async def _agree(store: KeyValue, key: str, value: str) -> str:
+async def _agree(session: Session, store: KeyValue, key: str, value: str) -> str:
     """The value of a key that is made once: ours if we are first."""
     try:
         await store.create(key, value.encode())
-    except KeyWrongLastSequenceError:
-        stored = (await store.get(key)).value
-        assert stored is not None
-        return stored.decode()
+    except (KeyWrongLastSequenceError, KeyNotFoundError):
+        # Not by the bucket: in a cluster a follower may answer that has not seen the other's write.
+        name = store._name
+        stored = await JetStreamApi(session).last_message(f"KV_{name}", f"$KV.{name}.{key}")
+        if stored is None:
+            raise StorageUnavailable(f"{key} of the installation was neither written nor found") from None
+        return stored.data.decode()
     return value

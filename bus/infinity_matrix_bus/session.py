@@ -61,6 +61,17 @@ class Subscription:
     sid: int
     inner: Any = field(repr=False)
 
+    async def drain(self, timeout_s: float) -> None:
+        """Unsubscribes, and returns when everything that was on its way has been received, or after `timeout_s`."""
+        if not self.session.is_lost:
+            try:
+                await self.inner.unsubscribe()
+                # The answer to a ping comes after everything the server had sent before it heard of this.
+                await self.session.client.flush(timeout=max(1, round(timeout_s)))
+            except NatsError as error:
+                log.debug("drain_failed", reason=str(error))
+        self.session.client.direct.pop(self.sid, None)
+
     async def close(self) -> None:
         """Unsubscribes; does nothing on a session that is over."""
         self.session.client.direct.pop(self.sid, None)

@@ -156,7 +156,7 @@ class Performer:
         key = (execution.id, task, attempt)
 
         def on_ack(ack: Ack) -> None:
-            # A duplicate of a plain publish is the other owner's copy. Anything unknown or refused is a repair from here.
+            # A duplicate of a plain publish is the other owner's copy. What is unknown or refused becomes a repair.
             if ack.fate is Fate.UNKNOWN or ack.fate is Fate.REFUSED:
                 if not self.session.is_lost:
                     asyncio.get_running_loop().call_later(RETRY_DELAY_S, self.repair, key)

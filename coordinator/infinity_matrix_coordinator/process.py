@@ -8,15 +8,15 @@ import os
 import secrets
 import socket
 
-from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_actors.errors import InfinityMatrixError, Unreachable
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi, JetStreamError
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore
-from infinity_matrix_bus.installation import SHARDS_DEFAULT, Installation, install
+from infinity_matrix_bus.installation import SHARDS_DEFAULT, Installation, install, mend_derived_streams
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Outbox
-from infinity_matrix_bus.session import Endpoint, Session
+from infinity_matrix_bus.session import Endpoint, RequestTimeout, Session
 from infinity_matrix_bus.streams import agent_consumer
 from infinity_matrix_bus.subjects import Subjects
 
@@ -29,6 +29,8 @@ from infinity_matrix_coordinator.triggers import Triggers
 
 MARK_INTERVAL_S = 5.0
 RESTART_DELAY_S = 0.2
+CONNECTED_WAIT_S = 60.0
+FAILURE_DELAY_S = 2.0
 PLANS_MAX = 10_000
 log = get_logger("infinity_matrix.coordinator")
 
@@ -62,6 +64,7 @@ class Coordinator:
         self.installation: Installation | None = None
         self._consumers: set[str] = set()
         self._membership: Membership | None = None
+        self._members: set[str] = {self.instance}
 
     async def start(self, timeout_s: float = 30.0) -> "Coordinator":
         """Connects, installs what is missing and takes its shards; raises Unreachable, StorageUnavailable."""
@@ -114,11 +117,17 @@ class Coordinator:
             except InfinityMatrixError as error:
                 log.warning("coordinator_interrupted", reason=str(error))
                 await asyncio.sleep(RESTART_DELAY_S)
+            except Exception:
+                # Everything here is derived again on the next turn; a coordinator that ends helps nobody.
+                log.exception("coordinator_failed")
+                await asyncio.sleep(FAILURE_DELAY_S)
 
     async def _connected(self) -> Session:
-        while not self._connection.is_connected:
-            await asyncio.sleep(RESTART_DELAY_S / 4)
-        return self._connection.session
+        while True:
+            try:
+                return await self._connection.connected(CONNECTED_WAIT_S)
+            except Unreachable:
+                log.debug("still_not_connected")
 
     async def _serve_session(self, session: Session) -> None:
         assert self._outbox is not None
@@ -156,7 +165,14 @@ class Coordinator:
         """Starts and stops shards, so that this process runs what is its own now."""
         assert self._membership is not None
         self._membership.heartbeat()
-        members = {self.instance} if self._owns_all else await self._membership.members()
+        members = {self.instance}
+        if not self._owns_all:
+            try:
+                members = self._members = await self._membership.members()
+            except (JetStreamError, RequestTimeout) as error:
+                # Nobody's shards change hands because a question was not answered.
+                log.info("members_not_read", reason=str(error))
+                members = self._members
         mine = shards_of(self.instance, members, installation.shards)
         for number in list(running):
             if number not in mine or running[number].done():
@@ -183,6 +199,7 @@ class Coordinator:
             self._outbox,
             self._plans,
             self._load_plan,
+            self._mend_consumers,
             instance=self.instance,
             sweep_interval_s=self._sweep_interval_s,
         )
@@ -230,16 +247,28 @@ class Coordinator:
             self._plans[digest] = plan
             if len(self._plans) > PLANS_MAX:
                 self._plans.pop(next(iter(self._plans)))
-        await self._make_consumers(session, plan)
+        for agent in plan.agents - self._consumers:
+            await self._make_consumer(session, agent)
         return plan
 
-    async def _make_consumers(self, session: Session, plan: Plan) -> None:
+    async def _mend_consumers(self, session: Session, agents: set[str]) -> None:
+        """Makes the consumers again that are gone: deleted by an operator, or lost with their stream."""
+        assert self.installation is not None
+        stream = self.installation.subjects().work_stream
+        api = JetStreamApi(session)
+        if agents and await api.stream_info(stream) is None:
+            log.warning("work_stream_missing", stream=stream)
+            await mend_derived_streams(session, self.installation)
+        for agent in agents:
+            if await api.consumer_info(stream, agent) is None:
+                log.warning("consumer_missing", agent=agent)
+                await self._make_consumer(session, agent)
+
+    async def _make_consumer(self, session: Session, agent: str) -> None:
         assert self.installation is not None
         subjects = self.installation.subjects()
-        api = JetStreamApi(session)
-        for agent in plan.agents - self._consumers:
-            try:
-                await api.create_consumer(subjects.work_stream, agent, agent_consumer(subjects, agent))
-                self._consumers.add(agent)
-            except JetStreamError as error:
-                log.error("consumer_not_made", agent=agent, reason=str(error))
+        try:
+            await JetStreamApi(session).create_consumer(subjects.work_stream, agent, agent_consumer(subjects, agent))
+            self._consumers.add(agent)
+        except JetStreamError as error:
+            log.error("consumer_not_made", agent=agent, reason=str(error))

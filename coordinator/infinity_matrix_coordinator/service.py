@@ -10,13 +10,15 @@ from typing import Any
 
 import nats.micro
 from infinity_matrix_actors.document import define, parse_document
-from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import Undecodable, decode, encode
+from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.history import read_facts
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.session import Session
 from infinity_matrix_bus.subjects import Subjects, is_name, is_task_name, shard_of
+from nats.errors import Error as NatsError
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
@@ -81,7 +83,10 @@ class ApiService:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         service, self._service = self._service, None
         if service is not None and not self._session.is_lost:
-            await asyncio.wait_for(service.stop(), REPLY_TIMEOUT_S)
+            try:
+                await asyncio.wait_for(service.stop(), REPLY_TIMEOUT_S)
+            except (NatsError, TimeoutError) as error:
+                log.debug("service_not_stopped", reason=str(error))
 
     def _handler(self, verb: str) -> Callable[[Request], Awaitable[None]]:
         async def handle(request: Request) -> None:
@@ -106,8 +111,12 @@ class ApiService:
             except Exception:
                 log.exception("request_failed", verb=verb)
                 reply = {"error": {"type": "InternalError", "message": f"{verb} failed; see the coordinator's log"}}
+            try:
+                data = encode(reply, "the answer")
+            except PayloadTooLarge as error:
+                data = encode({"error": {"type": "PayloadTooLarge", "message": str(error)}})
             if not self._session.is_lost:
-                self._session.publish(request._msg.reply, encode(reply))
+                self._session.publish(request._msg.reply, data)
 
     async def _ping(self, body: dict[str, Any]) -> Any:
         return {"instance": self._instance, "shards": self._operations.installation.shards}
@@ -153,7 +162,7 @@ class ApiService:
     async def _history(self, body: dict[str, Any]) -> Any:
         execution = _text(body, "execution")
         shards = self._operations.installation.shards
-        facts = await read_facts(self._session, self._subjects, shards, execution)
+        facts = await read_facts(GatheredReads(self._session), self._subjects, shards, execution)
         return [{"sequence": sequence, "kind": type(fact).__name__.lower(), **asdict(fact)} for sequence, fact in facts]
 
 

@@ -42,6 +42,7 @@ TICK_S = 1.0
 log = get_logger("infinity_matrix.coordinator")
 
 PlanLoader = Callable[[Session, str], Awaitable[Plan | None]]
+ConsumerMender = Callable[[Session, set[str]], Awaitable[None]]
 
 
 class Shard:
@@ -56,6 +57,7 @@ class Shard:
         outbox: Outbox,
         plans: dict[str, Plan],
         load_plan: PlanLoader,
+        mend_consumers: ConsumerMender,
         *,
         instance: str,
         sweep_interval_s: float = SWEEP_INTERVAL_S,
@@ -67,6 +69,7 @@ class Shard:
         self._api = JetStreamApi(session)
         self._plans = plans
         self._load_plan = load_plan
+        self._mend_consumers = mend_consumers
         self._sweep_interval_s = sweep_interval_s
         self._loop = asyncio.get_running_loop()
         self.clock = StreamClock()
@@ -114,6 +117,10 @@ class Shard:
             raise RequestTimeout(f"the stream {self._stream} is missing: the log is gone, nothing is made in its place")
         self._learn_time(info)
         self._head = int(info["state"]["last_seq"])
+        if from_sequence > self._head + 1:
+            # The log was restored, or lost its end with the power: waiting for that sequence would skip what comes.
+            log.error("log_ends_before_its_mark", shard=self.number, mark=from_sequence, head=self._head)
+            from_sequence = 1
         tasks = [
             asyncio.create_task(work, name=f"shard-{self.number}-{name}")
             for name, work in (
@@ -128,7 +135,9 @@ class Shard:
             self._reader = await LogReader(
                 self._session, self._stream, self._on_entry, from_sequence=from_sequence, capacity=self._capacity
             ).open()
-            if from_sequence > self._head:
+            if not self.is_live and (from_sequence > self._head or not self._reader.pending):
+                # Nothing to read, perhaps because what was there is too old by now.
+                self._reader.next_sequence = max(self._reader.next_sequence, self._head + 1)
                 self._go_live()
             over = asyncio.create_task(self._over.wait())
             await asyncio.wait([over, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -286,7 +295,7 @@ class Shard:
                 raise RequestTimeout(f"{self._stream} was not read to {head} within {HEAD_TIMEOUT_S:g} s") from None
 
     async def _sweep(self) -> None:
-        """Repairs dispatched attempts that are absent from `IM_WORK`: acked too early, purged, or lost with the stream."""
+        """Repairs dispatched attempts that are absent from `IM_WORK`: acked too early, purged, lost with the stream."""
         while True:
             await asyncio.sleep(self._sweep_interval_s)
             if not self.is_live:
@@ -296,6 +305,7 @@ class Shard:
                 self.mailbox.drop_orphans(self.clock.now())
                 age_s = min(SWEEP_AGE_MIN_S, self._sweep_interval_s)
                 young = self.clock.now() - age_s
+                await self._mend_consumers(self._session, self._agents_waited_for(young))
                 attempts = [
                     (execution.id, task, actor.attempt)
                     for execution in list(self.mailbox.executions.values())
@@ -307,6 +317,15 @@ class Shard:
                         self._repairs.add(attempt)
             except InfinityMatrixError as error:
                 log.info("sweep_postponed", shard=self.number, reason=str(error))
+
+    def _agents_waited_for(self, young: float) -> set[str]:
+        """The agents with an open attempt that was dispatched before `young`."""
+        return {
+            actor.node.definition.agent
+            for execution in self.mailbox.executions.values()
+            for task in execution.open
+            if ((actor := execution.tasks[task]).dispatched_at or 0.0) < young
+        }
 
     # Time.
 

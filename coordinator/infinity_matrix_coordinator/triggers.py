@@ -5,10 +5,11 @@ event delivered twice starts nothing twice.
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from infinity_matrix_actors.condition import ConditionError, Filter, compile_filter
-from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_actors.errors import InfinityMatrixError, InvalidDefinition, PayloadTooLarge
 from infinity_matrix_actors.fact import Started
 from infinity_matrix_bus.api import API_PREFIX, JetStreamApi
 from infinity_matrix_bus.codec import Undecodable, decode
@@ -24,6 +25,8 @@ from infinity_matrix_bus.subjects import Subjects, shard_of
 CONSUMER = "im-triggers"
 IN_FLIGHT_MAX = 256
 ARMED_REFRESH_S = 5.0
+#: Definitions whose triggers are kept compiled.
+COMPILED_MAX = 10_000
 _NANOSECONDS = 1_000_000_000
 log = get_logger("infinity_matrix.coordinator")
 
@@ -62,6 +65,11 @@ class Triggers:
         self._in_flight = 0
         self._broken = asyncio.Event()
         self._changed = asyncio.Event()
+        #: Deployments heard of, and how many of them the armed triggers take in.
+        self._heard = 0
+        self._armed_of = -1
+        self._refreshing = asyncio.Lock()
+        self._puller: Puller | None = None
         self._queue: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -73,9 +81,14 @@ class Triggers:
         try:
             while not self._session.is_lost:
                 self._broken.clear()
-                puller = await self._open()
-                await self._broken.wait()
-                await puller.close()
+                self._puller = await self._open()
+                broken = asyncio.create_task(self._broken.wait())
+                await asyncio.wait([broken, working, refreshing], return_when=asyncio.FIRST_COMPLETED)
+                broken.cancel()
+                await self._puller.close()
+                for task in (working, refreshing):
+                    if task.done():
+                        task.result()
         finally:
             for task in (working, refreshing):
                 task.cancel()
@@ -84,37 +97,54 @@ class Triggers:
 
     async def refresh(self) -> None:
         """Reads which triggers are armed."""
-        armed: list[Armed] = []
-        for deployment in await self._store.deployments():
-            if not deployment.is_armed:
-                continue
-            if deployment.definition not in self._compiled:
-                definition = await self._store.load(deployment.definition)
-                if definition is None:
-                    continue
-                self._compiled[deployment.definition] = [
-                    Armed(
-                        definition.name,
-                        deployment.definition,
-                        tuple(trigger.event.split(".")),
-                        compile_filter(trigger.filter, definition.name) if trigger.filter else None,
-                    )
-                    for trigger in definition.triggers
-                ]
-            armed.extend(self._compiled[deployment.definition])
-        self._armed = armed
+        async with self._refreshing:
+            heard = self._heard
+            armed: list[Armed] = []
+            for deployment in await self._store.deployments():
+                if deployment.is_armed:
+                    armed.extend(await self._triggers_of(deployment.workflow, deployment.definition))
+            self._armed = armed
+            self._armed_of = heard
+
+    async def _triggers_of(self, workflow: str, digest: str) -> list[Armed]:
+        compiled = self._compiled.get(digest)
+        if compiled is not None:
+            return compiled
+        try:
+            definition = await self._store.load(digest)
+            if definition is None:
+                return []
+            compiled = [
+                Armed(
+                    definition.name,
+                    digest,
+                    tuple(trigger.event.split(".")),
+                    compile_filter(trigger.filter, definition.name) if trigger.filter else None,
+                )
+                for trigger in definition.triggers
+            ]
+        except (InvalidDefinition, ValueError, KeyError, TypeError) as error:
+            # One that cannot be read must not disarm the others.
+            log.error("triggers_unreadable", workflow=workflow, definition=digest, reason=str(error))
+            return []
+        self._compiled[digest] = compiled
+        if len(self._compiled) > COMPILED_MAX:
+            self._compiled.pop(next(iter(self._compiled)))
+        return compiled
 
     async def _watch(self) -> Subscription:
         """Hears of every deployment at once: what is deployed is armed when `deploy` returns, or moments later."""
         subject = f"$KV.{self._subjects.bucket('definitions')}.name.*"
-        return await self._session.subscribe(subject, lambda *_: self._changed.set())
+        return await self._session.subscribe(subject, self._hear)
+
+    def _hear(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+        self._heard += 1
+        self._changed.set()
 
     async def _refresh_often(self) -> None:
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), ARMED_REFRESH_S)
-            except TimeoutError:
-                pass
             self._changed.clear()
             try:
                 await self.refresh()
@@ -151,10 +181,16 @@ class Triggers:
             subject, reply, data = await self._queue.get()
             try:
                 await self._start(subject, reply, data)
+            except PayloadTooLarge as error:
+                # It fits an event and not a `started`: it never will.
+                log.error("event_too_large", subject=subject, reason=str(error))
+                self._session.publish(reply, b"+TERM")
             except InfinityMatrixError as error:
                 log.warning("trigger_postponed", subject=subject, reason=str(error))
             finally:
                 self._in_flight -= 1
+                if self._puller is not None:
+                    self._puller.pull()
 
     async def _start(self, subject: str, reply: str, data: bytes) -> None:
         event_name = subject[len(self._subjects.trigger("")) :]
@@ -164,7 +200,7 @@ class Triggers:
             log.warning("event_unreadable", subject=subject, reason=str(error))
             self._session.publish(reply, b"+TERM")
             return
-        if self._changed.is_set() or not self._armed:
+        while self._armed_of != self._heard:
             await self.refresh()
         sequence = str(parse_ack_reply(reply)[1])
         for armed in self._armed:
