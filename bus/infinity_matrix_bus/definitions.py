@@ -12,17 +12,21 @@ from typing import Any
 from infinity_matrix_actors.definition import WorkflowDefinition
 from infinity_matrix_actors.errors import PayloadTooLarge, StorageUnavailable
 from nats.errors import Error as NatsError
-from nats.js.errors import KeyNotFoundError
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-from infinity_matrix_bus.codec import MESSAGE_BYTES_MAX, decode_record, encode
+from infinity_matrix_bus.api import JetStreamError
+from infinity_matrix_bus.codec import decode_record, encode
+from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.installation import bucket
 from infinity_matrix_bus.session import Session
-from infinity_matrix_bus.subjects import Subjects
+from infinity_matrix_bus.subjects import Subjects, is_name
 
 #: A compressed definition is not unpacked above this.
 UNPACKED_BYTES_MAX = 64 * 1024 * 1024
+#: What the headers of a write-once key take, and some.
+HEADER_BYTES = 128
 TIMEOUT_S = 5.0
 
 
@@ -57,18 +61,29 @@ class DefinitionStore:
         canonical = definition.canonical()
         digest = definition.digest()
         packed = zlib.compress(canonical, 6)
-        if len(packed) > MESSAGE_BYTES_MAX:
-            raise PayloadTooLarge(f"the definition of {definition.name}", len(packed), MESSAGE_BYTES_MAX)
-        await self._guard((await self._open()).put(f"hash.{digest}", packed))
+        limit = self._session.max_payload_bytes - HEADER_BYTES
+        if len(packed) > limit:
+            raise PayloadTooLarge(f"the definition of {definition.name}", len(packed), limit)
+        try:
+            await self._guard((await self._open()).create(f"hash.{digest}", packed))
+        except (KeyWrongLastSequenceError, KeyNotFoundError):
+            # It is there, and by its hash, so it is the same; a follower asked about it may not have it yet.
+            return digest
         return digest
 
     async def load(self, digest: str) -> WorkflowDefinition | None:
-        """The definition of a hash, None when it is not readable yet."""
+        """The definition of a hash, None when it is not there yet; raises StorageUnavailable."""
         packed = await self._get(f"hash.{digest}")
         if packed is None:
             return None
         unpacker = zlib.decompressobj()
-        return WorkflowDefinition.from_canonical(unpacker.decompress(packed, UNPACKED_BYTES_MAX))
+        try:
+            canonical = unpacker.decompress(packed, UNPACKED_BYTES_MAX)
+            if not unpacker.eof:
+                raise ValueError(f"it is cut off, or larger than {UNPACKED_BYTES_MAX} bytes")
+            return WorkflowDefinition.from_canonical(canonical)
+        except (zlib.error, ValueError, KeyError, TypeError) as error:
+            raise StorageUnavailable(f"the definition {digest} cannot be read: {error}") from error
 
     async def deploy(self, definition: WorkflowDefinition, *, is_armed: bool) -> Deployment:
         """Stores the definition and makes the workflow's name stand for it."""
@@ -80,6 +95,16 @@ class DefinitionStore:
     async def deployment(self, workflow: str) -> Deployment | None:
         data = await self._get(f"name.{workflow}")
         return None if data is None else Deployment.read(workflow, data)
+
+    async def deployed(self, reads: GatheredReads, workflow: str) -> str | None:
+        """The hash a workflow's name stands for; for who asks often, at once with others who ask."""
+        if not is_name(workflow):
+            return None
+        try:
+            found = await reads.read(f"KV_{self._name}", f"$KV.{self._name}.name.{workflow}")
+        except JetStreamError as error:
+            raise StorageUnavailable(f"the definitions could not be reached: {error}") from error
+        return Deployment.read(workflow, found[0].data).definition if found and found[0].data else None
 
     async def disarm(self, workflow: str) -> bool:
         """Takes a workflow's triggers down; answers whether it was deployed."""
@@ -113,7 +138,7 @@ class DefinitionStore:
     async def _guard(self, call: Any) -> Any:
         try:
             return await asyncio.wait_for(call, TIMEOUT_S)
-        except KeyNotFoundError:
+        except (KeyNotFoundError, KeyWrongLastSequenceError):
             raise
         except (NatsError, TimeoutError) as error:
             raise StorageUnavailable(f"the definitions could not be reached: {error}") from error

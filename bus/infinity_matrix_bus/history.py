@@ -6,19 +6,21 @@ from collections.abc import AsyncIterator
 from infinity_matrix_actors.errors import StorageUnavailable
 from infinity_matrix_actors.fact import Fact
 
-from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import parse_server_time
 from infinity_matrix_bus.facts import decode_fact
+from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.log_reader import Entry, LogReader
 from infinity_matrix_bus.session import Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects, shard_of
 
 READ_TIMEOUT_S = 30.0
+#: Silence after which a reader is asked whether there is anything left to come.
+READ_STALL_S = 2.0
 #: Entries a follower may be behind before the reader pauses.
 FOLLOW_QUEUE_MAX = 10_000
 
 
-async def read_facts(session: Session, subjects: Subjects, shards: int, execution: str) -> list[tuple[int, Fact]]:
+async def read_facts(reads: GatheredReads, subjects: Subjects, shards: int, execution: str) -> list[tuple[int, Fact]]:
     """All facts of an execution in log order, each with its sequence.
 
     One direct get up to 1,024 facts (0.7 ms among a million subjects), a filtered reader beyond.
@@ -26,9 +28,9 @@ async def read_facts(session: Session, subjects: Subjects, shards: int, executio
     shard = shard_of(execution, shards)
     stream = subjects.facts_stream(shard)
     pattern = subjects.facts_of(shard, execution)
-    messages = await JetStreamApi(session).multi_last(stream, [pattern])
+    messages = await reads.read(stream, pattern)
     if messages is None:
-        return await _read_long(session, subjects, stream, pattern)
+        return await _read_long(reads.session, subjects, stream, pattern)
     facts = []
     for message in messages:
         subject = subjects.parse_fact(message.subject)
@@ -50,24 +52,47 @@ async def _read_long(session: Session, subjects: Subjects, stream: str, pattern:
 
 
 async def read_all(session: Session, stream: str, filters: tuple[str, ...]) -> list[Entry]:
-    """Everything in a stream now that matches `filters`, in order; raises StorageUnavailable."""
+    """Everything in a stream now that matches `filters`, in order.
+
+    What comes while it is read may be in it or not. Raises SessionLost, StorageUnavailable, JetStreamError.
+    """
     entries: list[Entry] = []
     done = asyncio.Event()
+    wanted = 0
 
     def take(entry: Entry) -> None:
         entries.append(entry)
-        if entry.pending == 0:
+        # On a busy stream there is always one more: what was there at first is enough. Of that some may expire.
+        if entry.pending == 0 or len(entries) >= wanted > 0:
             done.set()
 
     reader = await LogReader(session, stream, take, filters=filters).open()
+    wanted = reader.pending
+    session.when_lost(done.set)
     try:
-        if reader.pending:
-            await asyncio.wait_for(done.wait(), READ_TIMEOUT_S)
+        if wanted and not session.is_lost:
+            await _all_read(reader, entries, done)
     except TimeoutError:
         raise StorageUnavailable(f"{stream} gave no answer within {READ_TIMEOUT_S:g} s") from None
     finally:
+        session.not_when_lost(done.set)
         await reader.close()
+    if session.is_lost:
+        raise SessionLost(f"the connection was lost while {stream} was read")
     return entries
+
+
+async def _all_read(reader: LogReader, entries: list[Entry], done: asyncio.Event) -> None:
+    async with asyncio.timeout(READ_TIMEOUT_S):
+        while not done.is_set():
+            seen = len(entries)
+            try:
+                async with asyncio.timeout(READ_STALL_S):
+                    await done.wait()
+            except TimeoutError:
+                # What was to come was purged meanwhile, perhaps: then nothing comes.
+                if len(entries) == seen and await reader.remaining() == 0:
+                    return
 
 
 async def follow_facts(

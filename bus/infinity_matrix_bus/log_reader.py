@@ -115,6 +115,12 @@ class LogReader:
         if self._puller is not None:
             self._puller.pull()
 
+    async def remaining(self) -> int:
+        """How many messages the stream has for this reader now; raises RequestTimeout and SessionLost."""
+        info = await self._api.consumer_info(self._stream, self._consumer)
+        # Without a consumer there is a reader that mends itself, from where it was.
+        return 1 if info is None else int(info.get("num_pending", 0))
+
     async def close(self) -> None:
         """Stops reading and deletes the consumer."""
         self._is_closed = True

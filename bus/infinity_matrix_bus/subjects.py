@@ -194,6 +194,14 @@ class Subjects:
         """Transitions of the execution itself, not of its tasks."""
         return f"{self._status}*.{execution}._.*"
 
+    def all_ends(self, state: str) -> str:
+        """Transitions of every execution itself to `state`."""
+        return f"{self._status}*.*._.{state}"
+
+    def execution_of_status(self, subject: str) -> str:
+        """The execution a status subject is about."""
+        return subject[len(self._status) :].split(".", 2)[1]
+
     @property
     def all_status(self) -> str:
         return f"{self._status}>"

@@ -4,7 +4,6 @@ Clients do these themselves, with the same pure code as the coordinators and wit
 does them for who has no such code.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,14 +24,16 @@ from infinity_matrix_bus.codec import decode, encode
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.facts import command_payload, decode_fact, started_payload
+from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.history import follow_facts, read_all, read_facts
 from infinity_matrix_bus.installation import Installation
 from infinity_matrix_bus.publisher import Fate, Outbox, read_ack
-from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost, Subscription
-from infinity_matrix_bus.subjects import shard_of
+from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
+from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.views import StatusUpdate, updates_of
+from infinity_matrix_coordinator.watches import Watch, Watches
 
 WRITE_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 10.0
@@ -67,6 +68,7 @@ class Operations:
         self.subjects = installation.subjects()
         self._outbox = Outbox(connection)
         self._plans: dict[str, Plan] = {}
+        self._reading_now: _Reading | None = None
 
     async def open(self) -> "Operations":
         await self._connection.add_listener(self._outbox.on_session)
@@ -75,6 +77,8 @@ class Operations:
     def close(self) -> None:
         self._connection.remove_listener(self._outbox.on_session)
         self._outbox.close()
+        if self._reading_now is not None:
+            self._reading_now.close()
 
     async def session(self) -> Session:
         return await self._connection.connected(CONNECT_TIMEOUT_S)
@@ -100,10 +104,11 @@ class Operations:
 
     async def definition_of(self, workflow: str) -> str:
         """The hash a workflow's name stands for; raises UnknownWorkflow."""
-        deployment = await (await self._store()).deployment(workflow)
-        if deployment is None:
+        session = await self.session()
+        digest = await DefinitionStore(session, self.subjects).deployed(self._reading(session).reads, workflow)
+        if digest is None:
             raise UnknownWorkflow(workflow)
-        return deployment.definition
+        return digest
 
     async def start(
         self,
@@ -160,8 +165,8 @@ class Operations:
 
     async def fold(self, execution: str) -> ExecutionActor:
         """An execution's state as of now, from the log alone; raises UnknownExecution."""
-        session = await self.session()
-        facts = await read_facts(session, self.subjects, self.installation.shards, check_id(execution))
+        reads = self._reading(await self.session()).reads
+        facts = await read_facts(reads, self.subjects, self.installation.shards, check_id(execution))
         started = next(((sequence, fact) for sequence, fact in facts if isinstance(fact, Started)), None)
         if started is None:
             raise UnknownExecution(execution)
@@ -180,32 +185,28 @@ class Operations:
         """
         check_name("execution id", execution)
         session = await self.session()
-        # Listening first: a short execution may have ended before its start is confirmed here.
-        watch = await _Watch.open(session, self.subjects.status_of(execution))
+        actor: ExecutionActor | None = None
         try:
-            await self.start(workflow, definition, input, execution)
-            actor = await self._watched(execution, watch, looks_first=not is_new)
+            # Listening first: a short execution may have ended before its start is confirmed here.
+            async with self._reading(session).watches.watch(execution) as watch:
+                await self.start(workflow, definition, input, execution)
+                actor = await self._watched(execution, watch, looks_first=not is_new)
         except SessionLost:
             actor = None
-        finally:
-            await watch.close()
         return actor if actor is not None else await self.wait(execution)
 
     async def wait(self, execution: str) -> ExecutionActor:
         """The state of an execution once it is decided, over any number of sessions; raises UnknownExecution."""
         while True:
             try:
-                watch = await _Watch.open(await self.session(), self.subjects.status_of(check_id(execution)))
-                try:
+                async with self._reading(await self.session()).watches.watch(check_id(execution)) as watch:
                     actor = await self._watched(execution, watch, looks_first=True)
-                finally:
-                    await watch.close()
             except SessionLost:
                 continue
             if actor is not None:
                 return actor
 
-    async def _watched(self, execution: str, watch: "_Watch", *, looks_first: bool) -> ExecutionActor | None:
+    async def _watched(self, execution: str, watch: Watch, *, looks_first: bool) -> ExecutionActor | None:
         """The state once it is decided; None when the session is lost."""
         poll_s = POLL_MIN_S
         while not watch.session.is_lost:
@@ -214,7 +215,7 @@ class Operations:
                 if actor.is_decided:
                     return actor
             looks_first = True
-            poll_s = await watch.hinted(poll_s)
+            poll_s = POLL_MIN_S if await watch.hinted(poll_s) else min(poll_s * 1.5, POLL_MAX_S)
         return None
 
     async def follow(self, execution: str) -> AsyncIterator[StatusUpdate]:
@@ -303,8 +304,29 @@ class Operations:
         if len(self._plans) > PLANS_MAX:
             self._plans.pop(next(iter(self._plans)))
 
+    def _reading(self, session: Session) -> "_Reading":
+        reading = self._reading_now
+        if reading is None or reading.session is not session:
+            if reading is not None:
+                reading.close()
+            reading = self._reading_now = _Reading(session, self.subjects)
+        return reading
+
     async def _store(self) -> DefinitionStore:
         return DefinitionStore(await self.session(), self.subjects)
+
+
+class _Reading:
+    """How the log is read and listened to on one session."""
+
+    def __init__(self, session: Session, subjects: Subjects) -> None:
+        self.session = session
+        self.reads = GatheredReads(session)
+        self.watches = Watches(session, subjects)
+
+    def close(self) -> None:
+        self.reads.close()
+        self.watches.close()
 
 
 def check_id(execution: str) -> str:
@@ -312,37 +334,3 @@ def check_id(execution: str) -> str:
     if not isinstance(execution, str) or not execution or any(c in execution for c in ".*> \t\r\n"):
         raise UnknownExecution(str(execution))
     return execution
-
-
-class _Watch:
-    """Hears when an execution may have ended: its status messages, which are quick, but best effort."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self._hint = asyncio.Event()
-        self._subscription: Subscription | None = None
-
-    @classmethod
-    async def open(cls, session: Session, subject: str) -> "_Watch":
-        watch = cls(session)
-        watch._subscription = await session.subscribe(subject, watch._hear)
-        session.when_lost(watch._hint.set)
-        return watch
-
-    async def close(self) -> None:
-        self.session.not_when_lost(self._hint.set)
-        if self._subscription is not None:
-            await self._subscription.close()
-
-    async def hinted(self, poll_s: float) -> float:
-        """Waits for a hint, at most `poll_s`; answers how long to wait next time."""
-        try:
-            await asyncio.wait_for(self._hint.wait(), poll_s)
-        except TimeoutError:
-            return min(poll_s * 1.5, POLL_MAX_S)
-        self._hint.clear()
-        return POLL_MIN_S
-
-    def _hear(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        if not subject.endswith(".running"):
-            self._hint.set()
