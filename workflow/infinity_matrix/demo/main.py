@@ -117,8 +117,12 @@ async def _execute(
 
 
 def _completed(result: ExecutionResult) -> Check:
-    problem = "" if result.error is None else f": {result.error}"
-    return Check(f"the execution is {result.status}{problem}", result.status == "completed")
+    if result.status == "completed":
+        return Check("the execution completed", True)
+    error = result.error or {}
+    return Check(
+        f"the execution {result.status}: {error.get('task')}: {error.get('type')}: {error.get('message')}", False
+    )
 
 
 def _part(
@@ -137,6 +141,7 @@ def _part(
         status=result.status,
         seconds=round(result.duration, 3),
         tasks=len(metrics.tasks),
+        completed=metrics.completed,
         skipped=metrics.skipped,
         checks=checks,
         totals=totals,

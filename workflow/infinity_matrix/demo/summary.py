@@ -28,6 +28,7 @@ class Part:
     status: str
     seconds: float
     tasks: int
+    completed: int
     skipped: int
     checks: tuple[Check, ...]
     totals: tuple[Totals, ...] = ()
@@ -42,9 +43,9 @@ class Part:
         if self.totals:
             console.print(_totals_table(self.totals, self.totals_of_source))
         for check in self.checks:
-            console.print(_line(check))
+            console.print(_line(check), soft_wrap=True)
         skipped = f", {self.skipped:,} skipped" if self.skipped else ""
-        ran = f"{self.tasks - self.skipped:,} tasks run{skipped} in {self.seconds:.1f} s"
+        ran = f"{self.completed:,} tasks completed{skipped} in {self.seconds:.1f} s"
         console.print(f"  {ran}, execution {self.execution_id}\n", style="dim")
 
 
@@ -69,7 +70,7 @@ class Summary:
 
     def show(self, console: Console) -> None:
         """Prints the verdict."""
-        tasks = sum(part.tasks - part.skipped for part in self.parts)
+        tasks = sum(part.completed for part in self.parts)
         ran = f"{len(self.parts)} executions, {tasks:,} tasks, {self.seconds:.1f} s in all"
         verdict, style = ("All checks passed", "bold green") if self.is_met else ("A check FAILED", "bold red")
         console.print(f"{verdict}: {ran}.", style=style)
