@@ -91,9 +91,10 @@ class Mailbox:
 
     def unpark(self, execution: str, plan: Plan) -> list[tuple[Fact, list[Effect]]]:
         """Opens a parked execution; answers each of its facts with its effects, in order."""
-        parked = self.parked.pop(execution, None)
+        parked = self.parked.get(execution)
         if parked is None or parked.started is None:
             return []
+        del self.parked[execution]
         actor = self._open(parked.started, plan, parked.sequence)
         answers: list[tuple[Fact, list[Effect]]] = [
             (parked.started, self._receive(actor, parked.started, parked.sequence))
