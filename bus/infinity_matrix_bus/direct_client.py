@@ -6,6 +6,7 @@ ends the read loop while the client goes on saying that it is connected.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from nats.aio.client import Client
@@ -58,27 +59,28 @@ class DirectClient(Client):
         """Closes the socket at once, whatever it has not taken yet."""
         transport = self._socket
         if transport is not None:
-            transport.abort()
+            # Python 3.11's transport raises this when it has been closed already.
+            with contextlib.suppress(AttributeError):
+                transport.abort()
 
     async def part(self, timeout_s: float) -> None:
         """Closes the connection, giving the socket `timeout_s` to take what was written; leaves no task behind."""
         self.is_parting = True
+        # Not a timeout: cancelling the wait for a stream's end cancels that wait for everyone.
+        timer = asyncio.get_running_loop().call_later(timeout_s, self.abort)
         try:
-            async with asyncio.timeout(timeout_s):
-                await self.close()
-        except TimeoutError:
-            log.debug("closed_unsent", bytes=self.unsent_bytes)
+            await self.close()
         finally:
+            timer.cancel()
             self.abort()
+        writer = self._writer
+        if writer is not None:
+            closing = asyncio.create_task(_closed(writer))
+            await asyncio.wait([closing], timeout=timeout_s)
+            await ended(closing)
         for loop in (self._reading_task, self._ping_interval_task, self._flusher_task):
             if loop is not None:
                 await ended(loop)
-        writer = self._writer
-        if writer is not None:
-            try:
-                await writer.wait_closed()
-            except OSError as error:
-                log.debug("closed_broken", reason=str(error))
 
     @property
     def _writer(self) -> asyncio.StreamWriter | None:
@@ -122,6 +124,10 @@ class DirectClient(Client):
         if not self.is_parting:
             self.abort()
         await super()._close(status, do_cbs)
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    await writer.wait_closed()
 
 
 async def ended(task: "asyncio.Task[None]") -> None:
