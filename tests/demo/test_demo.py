@@ -48,7 +48,7 @@ async def test_every_row_arrives_or_is_in_quarantine_and_every_task_runs_once() 
 
 
 async def test_a_total_that_differs_fails_the_demo(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     honest = etl.arrival_of
 

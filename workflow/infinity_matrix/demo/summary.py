@@ -46,7 +46,7 @@ class Part:
             console.print(_line(check), soft_wrap=True)
         skipped = f", {self.skipped:,} skipped" if self.skipped else ""
         ran = f"{self.completed:,} tasks completed{skipped} in {self.seconds:.1f} s"
-        console.print(f"  {ran}, execution {self.execution_id}\n", style="dim")
+        console.print(f"  {ran}, execution {self.execution_id}\n", style="dim", soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Summary:
 def _totals_table(totals: tuple[Totals, ...], source: tuple[Totals, ...]) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("  airport")
-    for heading in ("flights", "arrived", "quarantined", "miles", "air minutes", f"{LATE_MIN}+ min late"):
+    for heading in ("flights", "arrived", "quarantined", "miles", "air min", f"{LATE_MIN}+ min late"):
         table.add_column(heading, justify="right")
     table.add_column("")
     expected = {line.origin: line for line in source}
