@@ -1,34 +1,45 @@
-"""A whole system in this process: server, coordinator and agents, gone when the block ends (or kept in `store`)."""
+"""A whole system in this process: server, coordinator and agents, gone when the block ends (or kept in `store`).
 
-import ssl
-import tempfile
+What it needs is imported when it is called: `import infinity_matrix` must not take the half second that NATS, pydantic
+and the rest take, or `imx --help` would.
+"""
+
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from infinity_matrix_agents import Agent
-from infinity_matrix_bus.server import EmbeddedServer
-from infinity_matrix_bus.session import Endpoint
-from infinity_matrix_coordinator.process import Coordinator
+if TYPE_CHECKING:
+    import ssl
+    from pathlib import Path
 
-from infinity_matrix.client import Client
-from infinity_matrix.resolution import resolve, surrounding
+    from infinity_matrix_agents import Agent
+
+    from infinity_matrix.client import Client
 
 
 @asynccontextmanager
 async def local(
-    agents: Iterable[Agent] = (),
-    store: str | Path | None = None,
+    agents: Iterable["Agent"] = (),
+    store: "str | Path | None" = None,
     *,
     sync: Literal["always", "lazy"] = "always",
     port: int | None = None,
-) -> AsyncIterator[Client]:
+) -> AsyncIterator["Client"]:
     """An embedded nats-server, a coordinator and these agents in this process; workflows in the block run on it.
 
     `store` is the folder of what must outlive the block; None is a temporary one. With `sync="always"` every write is
     on disk before it counts.
     """
+    import tempfile
+    from pathlib import Path
+
+    from infinity_matrix_bus.endpoint import Endpoint
+    from infinity_matrix_bus.server import EmbeddedServer
+    from infinity_matrix_coordinator.process import Coordinator
+
+    from infinity_matrix.client import Client
+    from infinity_matrix.resolution import surrounding
+
     async with AsyncExitStack() as stack:
         if store is None:
             store = stack.enter_context(tempfile.TemporaryDirectory(prefix="infinity-matrix-"))
@@ -54,17 +65,18 @@ async def connect(
     url: str | None = None,
     *,
     credentials: str | None = None,
-    tls: ssl.SSLContext | None = None,
+    tls: "ssl.SSLContext | None" = None,
     prefix: str | None = None,
     context: str | None = None,
-) -> AsyncIterator[Client]:
+) -> AsyncIterator["Client"]:
     """A client of the system at `url`; without one, the system that `IM_URL` or the running local runtime names.
 
     Raises Unreachable, NotInstalled. Workflows in the block run there.
     """
-    target = await resolve(
-        url, credentials=credentials, tls=tls, prefix=prefix, context=context, starts_runtime=False
-    )
+    from infinity_matrix.client import Client
+    from infinity_matrix.resolution import resolve, surrounding
+
+    target = await resolve(url, credentials=credentials, tls=tls, prefix=prefix, context=context, starts_runtime=False)
     client = Client(target.endpoint, target.prefix)
     client.names_untaken = target.is_runtime
     await client.open()
