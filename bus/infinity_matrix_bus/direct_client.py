@@ -7,10 +7,12 @@ ends the read loop while the client goes on saying that it is connected.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from nats.aio.client import Client
 
+from infinity_matrix_bus.direct_parser import DirectParser
 from infinity_matrix_bus.log import get_logger
 
 #: subject, reply, payload, raw headers; runs under the parser, so it must be quick. What it raises is logged.
@@ -26,6 +28,7 @@ class DirectClient(Client):
 
     def __init__(self) -> None:
         super().__init__()
+        self._ps = DirectParser(self)
         self.direct: dict[int, MessageCallback] = {}
         #: Whether the connection is closed on purpose, so that what was written last still goes out.
         self.is_parting = False
@@ -91,13 +94,22 @@ class DirectClient(Client):
         writer = self._writer
         return None if writer is None else writer.transport
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+    def receive(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> Awaitable[None] | None:
+        """Takes a message from the parser; answers what is left to await when it is for nats-py."""
         callback = self.direct.get(sid)
+        if callback is None:
+            return self._process_msg(sid, subject, reply, data, headers)
         try:
-            if callback is None:
-                await super()._process_msg(sid, subject, reply, data, headers)
-            else:
-                callback(subject.decode(), reply.decode(), data, headers)
+            callback(subject.decode(), reply.decode(), data, headers)
+        except Exception:
+            log.exception("callback_failed", subject=subject.decode(errors="replace"))
+        return None
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
         except Exception:
             # Anything raised under the parser would end nats-py's read loop and leave a connection that looks alive.
             log.exception("callback_failed", subject=subject.decode(errors="replace"))
