@@ -54,3 +54,14 @@ def open_sockets() -> int:
         with contextlib.suppress(OSError):
             count += str(entry.readlink()).startswith("socket:")
     return count
+
+
+async def freeze(server: EmbeddedServer) -> None:
+    """Pauses the server, and returns when all its threads stand still: a signal takes a moment to reach them."""
+    server.pause()
+    threads = Path(f"/proc/{server.pid}/task")
+
+    def states() -> set[str]:
+        return {(thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads.iterdir()}
+
+    await eventually(lambda: states() == {"T"}, "a server that stands still")

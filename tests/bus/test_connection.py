@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from bus_world import connected, eventually, open_sockets
+from bus_world import connected, eventually, freeze, open_sockets
 from infinity_matrix_actors.errors import InfinityMatrixError, StorageUnavailable, Unreachable
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.server import EmbeddedServer
@@ -242,7 +242,7 @@ async def test_closing_leaves_no_task_and_no_socket(server: EmbeddedServer, stat
         await eventually(lambda: not connection.is_connected, "the loss")
     if state == "frozen":
         await server.start()
-        server.pause()
+        await freeze(server)
         await eventually(lambda: open_sockets() > sockets, "a connect that waits for the server's greeting")
     try:
         began = time.monotonic()

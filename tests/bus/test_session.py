@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 import pytest
-from bus_world import eventually, open_sockets
+from bus_world import eventually, freeze, open_sockets
 from infinity_matrix_actors.errors import PayloadTooLarge, Unreachable
 from infinity_matrix_bus.codec import MESSAGE_BYTES_MAX
 from infinity_matrix_bus.server import EmbeddedServer
@@ -123,7 +123,7 @@ async def test_published_data_is_taken_by_the_socket(session: Session) -> None:
 
 
 async def test_what_a_frozen_server_does_not_take_is_reported(server: EmbeddedServer, session: Session) -> None:
-    server.pause()
+    await freeze(server)
     try:
         for _ in range(40):
             session.publish("a", b"x" * MESSAGE_BYTES_MAX)
@@ -195,7 +195,7 @@ async def test_a_callback_that_raises_is_logged_and_the_next_message_comes(
 
 async def test_a_pong_after_a_flush_gave_up_does_no_harm(server: EmbeddedServer, session: Session) -> None:
     await echo(session, "echo")
-    server.pause()
+    await freeze(server)
     with pytest.raises(FlushTimeoutError):
         await session.client.flush(timeout=0.1)  # type: ignore[arg-type]
     server.resume()
@@ -280,7 +280,7 @@ async def test_a_frozen_server_is_noticed_and_left_behind(server: EmbeddedServer
     sockets = open_sockets()
     tasks = asyncio.all_tasks()
     session = await Session.connect(Endpoint(server.connect_url))
-    server.pause()
+    await freeze(server)
     try:
         began = time.monotonic()
         for _ in range(40):
@@ -301,7 +301,7 @@ async def test_closing_a_session_to_a_frozen_server_does_not_wait_for_it(server:
     sockets = open_sockets()
     tasks = asyncio.all_tasks()
     session = await Session.connect(Endpoint(server.connect_url))
-    server.pause()
+    await freeze(server)
     try:
         for _ in range(40):
             session.publish("a", b"x" * MESSAGE_BYTES_MAX)
@@ -377,7 +377,7 @@ async def test_the_server_that_answers_is_found_among_several(server: EmbeddedSe
 
 async def test_a_server_that_says_nothing_is_unreachable_in_time(server: EmbeddedServer) -> None:
     sockets = open_sockets()
-    server.pause()
+    await freeze(server)
     try:
         began = time.monotonic()
         with pytest.raises(Unreachable, match="says nothing"):
@@ -390,7 +390,7 @@ async def test_a_server_that_says_nothing_is_unreachable_in_time(server: Embedde
 
 async def test_a_cancelled_connect_leaves_nothing(server: EmbeddedServer) -> None:
     sockets, tasks = open_sockets(), asyncio.all_tasks()
-    server.pause()
+    await freeze(server)
     try:
         connecting = asyncio.create_task(Session.connect(Endpoint(server.connect_url)))
         await eventually(lambda: open_sockets() > sockets, "the socket")
