@@ -1,0 +1,109 @@
+"""How much work of one agent is out at a time: never more than the limit, none forgotten, no place lost."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from infinity_matrix_coordinator.backlog import Attempt, Backlog
+
+
+def _attempt(number: int) -> Attempt:
+    return (f"e{number}", "a", 1)
+
+
+def test_what_is_above_the_limit_waits_and_comes_out_in_order() -> None:
+    backlog = Backlog(2)
+    assert [backlog.admit("x", _attempt(n)) for n in range(5)] == [True, True, False, False, False]
+    assert backlog.held() == 3
+    assert backlog.settle("x", _attempt(1)) == _attempt(2)
+    assert backlog.settle("x", _attempt(0)) == _attempt(3)
+    assert backlog.settle("x", _attempt(2)) == _attempt(4)
+    assert backlog.settle("x", _attempt(3)) is None
+    assert backlog.held() == 0
+    assert backlog.admit("x", _attempt(9))
+
+
+def test_one_agent_that_nobody_runs_holds_up_no_other() -> None:
+    backlog = Backlog(1)
+    assert backlog.admit("absent", _attempt(0))
+    assert not backlog.admit("absent", _attempt(1))
+    assert backlog.admit("busy", _attempt(2))
+    assert backlog.settle("busy", _attempt(2)) is None
+    assert backlog.is_held("absent", _attempt(1))
+
+
+def test_what_is_out_is_admitted_again() -> None:
+    backlog = Backlog(1)
+    assert backlog.admit("x", _attempt(0))
+    assert backlog.admit("x", _attempt(0))
+    assert backlog.settle("x", _attempt(0)) is None
+    assert backlog.admit("x", _attempt(1))
+
+
+def test_only_what_waits_is_held() -> None:
+    # An attempt that is out, and absent from the stream, is lost and must be repaired, whatever else waits.
+    backlog = Backlog(1)
+    backlog.admit("x", _attempt(0))
+    backlog.admit("x", _attempt(1))
+    assert backlog.is_held("x", _attempt(1))
+    assert not backlog.is_held("x", _attempt(0))
+    assert not backlog.is_held("x", _attempt(7))
+    assert not backlog.is_held("y", _attempt(1))
+
+
+def test_an_attempt_that_is_settled_while_it_waits_takes_no_place() -> None:
+    # A cancelled attempt once came out later, took its agent's place, and never gave it back.
+    backlog = Backlog(1)
+    backlog.admit("x", _attempt(0))
+    backlog.admit("x", _attempt(1))
+    backlog.admit("x", _attempt(2))
+    assert backlog.settle("x", _attempt(1)) is None
+    assert not backlog.is_held("x", _attempt(1))
+    assert backlog.settle("x", _attempt(0)) == _attempt(2)
+    assert backlog.settle("x", _attempt(2)) is None
+    assert backlog.admit("x", _attempt(3))
+
+
+def test_an_attempt_that_is_held_twice_comes_out_once() -> None:
+    backlog = Backlog(1)
+    for number in (0, 1, 1):
+        backlog.admit("x", _attempt(number))
+    assert backlog.held() == 1
+    assert backlog.settle("x", _attempt(0)) == _attempt(1)
+    assert backlog.settle("x", _attempt(1)) is None
+
+
+def test_a_limit_below_one_lets_one_through() -> None:
+    backlog = Backlog(0)
+    assert backlog.admit("x", _attempt(0))
+    assert not backlog.admit("x", _attempt(1))
+
+
+@given(
+    limit=st.integers(1, 3),
+    moves=st.lists(st.tuples(st.sampled_from(("admit", "settle")), st.integers(0, 6)), max_size=60),
+)
+def test_the_limit_holds_and_everything_admitted_comes_out(limit: int, moves: list[tuple[str, int]]) -> None:
+    backlog = Backlog(limit)
+    out: set[Attempt] = set()
+    waiting: list[Attempt] = []
+    for move, number in moves:
+        attempt = _attempt(number)
+        if move == "admit":
+            if backlog.admit("x", attempt):
+                out.add(attempt)
+            elif attempt not in waiting:
+                waiting.append(attempt)
+        else:
+            released = backlog.settle("x", attempt)
+            if attempt in waiting:
+                waiting.remove(attempt)
+            expected = waiting[0] if attempt in out and waiting else None
+            out.discard(attempt)
+            assert released == expected
+            if released is not None:
+                waiting.remove(released)
+                out.add(released)
+        assert len(out) <= limit
+        assert not waiting or len(out) == limit
+        assert backlog.held() == len(waiting)
+        assert all(backlog.is_held("x", one) for one in waiting)
+        assert not any(backlog.is_held("x", one) for one in out)
