@@ -140,8 +140,10 @@ class Shard:
                 self._reader.next_sequence = max(self._reader.next_sequence, self._head + 1)
                 self._go_live()
             over = asyncio.create_task(self._over.wait())
-            await asyncio.wait([over, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            over.cancel()
+            try:
+                await asyncio.wait([over, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                over.cancel()
             for task in tasks:
                 if task.done() and not task.cancelled() and task.exception() is not None:
                     log.error("shard_task_failed", shard=self.number, task=task.get_name(), exc_info=task.exception())

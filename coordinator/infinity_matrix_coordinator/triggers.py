@@ -83,8 +83,10 @@ class Triggers:
                 self._broken.clear()
                 self._puller = await self._open()
                 broken = asyncio.create_task(self._broken.wait())
-                await asyncio.wait([broken, working, refreshing], return_when=asyncio.FIRST_COMPLETED)
-                broken.cancel()
+                try:
+                    await asyncio.wait([broken, working, refreshing], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    broken.cancel()
                 await self._puller.close()
                 for task in (working, refreshing):
                     if task.done():

@@ -1,0 +1,165 @@
+"""What is lost on the way is found again: acked too early, purged, deleted, or forgotten by a server that was killed."""
+
+import asyncio
+import json
+
+from harness import World, all_finished, seeded, started, until
+from history import History
+from infinity_matrix.workflow import Task, Workflow
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.session import Session
+from plain import connected, one_work, serving
+
+EXECUTIONS_WITH_SERVER_KILLED = 300
+SWEEP_S = 0.5
+
+
+def two_tasks(name: str, seconds: float = 0.0) -> Workflow:
+    config = {"seconds": seconds}
+    first = Task("first", "worker", config=config)
+    return Workflow(name, tasks=[first, Task("second", "worker", config=config, depends_on=["first"])])
+
+
+async def session_of(world: World) -> Session:
+    from infinity_matrix_bus.session import Endpoint
+
+    return await Session.connect(Endpoint(world.server.connect_url))
+
+
+async def clean_history(world: World) -> History:
+    history = await History.read(world.server.connect_url, world.journal)
+    assert history.violations() == []
+    return history
+
+
+async def test_work_that_is_acked_without_an_outcome_is_published_again_and_says_so(world: World) -> None:
+    await world.coordinator(sweep_interval_s=SWEEP_S)
+    async with world.client() as client, connected(world.server.connect_url) as nats:
+        execution = await two_tasks("acked-early").start()
+        stream = nats.jetstream()
+        await until(lambda: consumer_is_there(nats, "worker"), 5.0)
+        message = await one_work(stream, "worker")
+        await message.ack_sync()
+        again = await one_work(stream, "worker")
+        work = json.loads(again.data)
+        assert (work["execution"], work["task"], work["attempt"]) == (execution, "first", 1)
+        assert work["repair"] is True
+        assert "repair" not in json.loads(message.data)
+        await stream.publish(work["reply_to"], b'{"result": 1}')
+        await again.ack()
+        await world.agent("worker")
+        assert (await client.wait(execution, 10.0)).status == "completed"
+
+
+async def consumer_is_there(nats, agent: str) -> bool:  # type: ignore[no-untyped-def]
+    from nats.js.errors import NotFoundError
+
+    try:
+        await nats.jetstream().consumer_info("IM_WORK", agent)
+    except NotFoundError:
+        return False
+    return True
+
+
+async def test_executions_complete_although_all_work_is_purged(world: World) -> None:
+    await world.coordinator(sweep_interval_s=SWEEP_S)
+    async with world.client() as client:
+        workflow = two_tasks("purged")
+        digest = await client.operations.store(workflow.definition())
+        executions = await started(client, digest, "purged", 100)
+        session = await session_of(world)
+        api = JetStreamApi(session)
+
+        async def is_queued() -> bool:
+            info = await api.stream_info("IM_WORK")
+            return info is not None and info["state"]["messages"] == len(executions)
+
+        await until(is_queued, 10.0, "all work being queued")
+        assert await api.purge("IM_WORK", "im.work.>") == len(executions)
+        await session.close()
+        await world.agent("worker")
+        states = await all_finished(client, executions, 20.0)
+        assert set(states.values()) == {"completed"}
+    await clean_history(world)
+
+
+async def test_executions_complete_although_the_server_is_killed_under_them(world: World) -> None:
+    randomness = seeded()
+    await world.coordinator(sweep_interval_s=2.0)
+    await world.coordinator(sweep_interval_s=2.0)
+    for _ in range(2):
+        await world.agent("worker")
+    async with world.client() as client:
+        workflow = two_tasks("server-killed", 0.1)
+        digest = await client.operations.store(workflow.definition())
+        executions = await started(client, digest, "server-killed", EXECUTIONS_WITH_SERVER_KILLED)
+        for _ in range(3):
+            await asyncio.sleep(randomness.uniform(0.1, 0.6))
+            await world.server.kill()
+            await asyncio.sleep(randomness.uniform(0.0, 0.3))
+            await world.server.start()
+        states = await all_finished(client, executions, 90.0)
+        assert set(states.values()) == {"completed"}
+    history = await clean_history(world)
+    assert len(history.outcomes()) == 2 * EXECUTIONS_WITH_SERVER_KILLED
+    print(f"{len(history.begun)} beginnings, {history.repeated()} repeated before their outcome")
+
+
+async def test_work_goes_on_when_a_consumer_is_deleted_under_its_agents(world: World) -> None:
+    randomness = seeded()
+    await world.coordinator(sweep_interval_s=SWEEP_S)
+    for _ in range(2):
+        await world.agent("worker")
+    async with world.client() as client:
+        workflow = two_tasks("consumer-deleted", 0.02)
+        digest = await client.operations.store(workflow.definition())
+        executions = await started(client, digest, "consumer-deleted", 50)
+        session = await session_of(world)
+        for _ in range(3):
+            await asyncio.sleep(randomness.uniform(0.05, 0.3))
+            await JetStreamApi(session).delete_consumer("IM_WORK", "worker")
+            executions += await started(client, digest, "consumer-deleted", 100)
+        await session.close()
+        states = await all_finished(client, executions, 30.0)
+        assert set(states.values()) == {"completed"}
+    await clean_history(world)
+
+
+async def test_a_deleted_consumer_is_made_again_for_agents_that_cannot(world: World) -> None:
+    await world.coordinator(sweep_interval_s=SWEEP_S)
+    async with world.client() as client:
+        execution = await two_tasks("no-consumer").start()
+        session = await session_of(world)
+        api = JetStreamApi(session)
+
+        async def is_made() -> bool:
+            return await api.consumer_info("IM_WORK", "worker") is not None
+
+        await until(is_made, 5.0, "the consumer being made")
+        await api.delete_consumer("IM_WORK", "worker")
+        await until(is_made, 5.0, "the consumer being made again")
+        await session.close()
+        async with serving(world.server.connect_url, "worker", lambda work: work["task"]):
+            assert (await client.wait(execution, 10.0)).outputs == {"first": "first", "second": "second"}
+
+
+async def test_a_work_stream_that_is_deleted_comes_back_with_the_work(world: World) -> None:
+    await world.coordinator(sweep_interval_s=SWEEP_S)
+    async with world.client() as client:
+        workflow = two_tasks("no-stream")
+        digest = await client.operations.store(workflow.definition())
+        executions = await started(client, digest, "no-stream", 20)
+        session = await session_of(world)
+        api = JetStreamApi(session)
+        await api.call("STREAM.DELETE.IM_WORK")
+
+        async def is_back() -> bool:
+            info = await api.stream_info("IM_WORK")
+            return info is not None and info["state"]["messages"] >= len(executions)
+
+        await until(is_back, 10.0, "the work coming back")
+        await session.close()
+        await world.agent("worker")
+        states = await all_finished(client, executions, 20.0)
+        assert set(states.values()) == {"completed"}
+    await clean_history(world)
