@@ -33,6 +33,14 @@ class Backoff(StrEnum):
     EXPONENTIAL = "exponential"
 
 
+class CompensateWhen(StrEnum):
+    """Of which forward tasks a compensation runs."""
+
+    DEFAULT = "default"  #: those that completed, or of which nobody knows whether they did
+    COMPLETED = "completed"
+    ATTEMPTED = "attempted"
+
+
 @dataclass(frozen=True, slots=True)
 class RetryDefinition:
     """How often a task is tried; `max_attempts` counts the first."""
@@ -60,6 +68,9 @@ class TaskDefinition:
     timeout: float | None = None
     queue_timeout: float | None = None
     total_timeout: float = ATTEMPT_LIMIT_S
+    #: Only of a task in `on_failure`: the task it undoes.
+    compensates: str | None = None
+    compensate_when: CompensateWhen = CompensateWhen.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,8 @@ class WorkflowDefinition:
     timeout: float | None = None
     grace: float = GRACE_S
     triggers: tuple[TriggerDefinition, ...] = ()
+    #: What runs when an execution fails or is cancelled: compensations, and then the others in this order.
+    on_failure: tuple[TaskDefinition, ...] = ()
 
     def canonical(self) -> bytes:
         """The canonical form: JSON, sorted keys, defaults written out; what is stored and hashed."""
@@ -96,13 +109,17 @@ class WorkflowDefinition:
     def from_canonical(cls, data: bytes) -> "WorkflowDefinition":
         """Reads back what `canonical` wrote; raises ValueError, KeyError or TypeError for anything else."""
         record = json.loads(data)
-        tasks = []
-        for task in record.pop("tasks"):
-            retry = task.pop("retry")
-            retry["non_retryable"] = tuple(retry["non_retryable"])
-            retry["backoff"] = Backoff(retry["backoff"])
-            task["depends_on"] = tuple(task["depends_on"])
-            task["run_when"] = RunWhen(task["run_when"])
-            tasks.append(TaskDefinition(retry=RetryDefinition(**retry), **task))
+        tasks = tuple(_task(task) for task in record.pop("tasks"))
+        on_failure = tuple(_task(task) for task in record.pop("on_failure"))
         triggers = tuple(TriggerDefinition(**trigger) for trigger in record.pop("triggers"))
-        return cls(tasks=tuple(tasks), triggers=triggers, **record)
+        return cls(tasks=tasks, on_failure=on_failure, triggers=triggers, **record)
+
+
+def _task(record: dict[str, Any]) -> TaskDefinition:
+    retry = record.pop("retry")
+    retry["non_retryable"] = tuple(retry["non_retryable"])
+    retry["backoff"] = Backoff(retry["backoff"])
+    record["depends_on"] = tuple(record["depends_on"])
+    record["run_when"] = RunWhen(record["run_when"])
+    record["compensate_when"] = CompensateWhen(record["compensate_when"])
+    return TaskDefinition(retry=RetryDefinition(**retry), **record)

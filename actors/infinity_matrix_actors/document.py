@@ -24,6 +24,7 @@ from infinity_matrix_actors.definition import (
     ATTEMPT_LIMIT_S,
     GRACE_S,
     Backoff,
+    CompensateWhen,
     RetryDefinition,
     RunWhen,
     TaskDefinition,
@@ -166,6 +167,16 @@ class TaskDocument(_Document):
     timeout: Seconds | None = Field(default=None, description="Of one attempt, from when it was taken.")
     queue_timeout: Seconds | None = Field(default=None, description="How long an attempt may wait to be taken.")
     total_timeout: Seconds = Field(default=ATTEMPT_LIMIT_S, description="Of all attempts together.")
+    compensation: "TaskDocument | None" = Field(
+        default=None, description="The task that undoes this one when the execution fails or is cancelled."
+    )
+    compensates: Name | None = Field(default=None, description="In on_failure: the id of the task it undoes.")
+    compensate_when: CompensateWhen = Field(
+        default=CompensateWhen.DEFAULT,
+        strict=False,
+        description="Undo a task that completed or of which it is unknown (default), only one that completed, "
+        "or any that was attempted.",
+    )
 
 
 class TriggerDocument(_Document):
@@ -187,6 +198,11 @@ class WorkflowDocument(_Document):
     )
     tasks: Annotated[list[TaskDocument], BeforeValidator(_listed)] = Field(default=[], max_length=TASKS_MAX)
     triggers: Annotated[list[TriggerDocument], BeforeValidator(_listed)] = Field(default=[], max_length=TRIGGERS_MAX)
+    on_failure: Annotated[list[TaskDocument], BeforeValidator(_listed)] = Field(
+        default=[],
+        max_length=TASKS_MAX,
+        description="What runs when an execution fails or is cancelled: compensations, then the others in this order.",
+    )
 
 
 _Model = TypeVar("_Model", bound=_Document)
@@ -224,12 +240,15 @@ def define(document: WorkflowDocument) -> WorkflowDefinition:
     _check_graph(document.tasks)
     definition = WorkflowDefinition(
         name=document.name,
-        tasks=tuple(_define_task(task) for task in document.tasks),
+        tasks=tuple(
+            _define_task(task.model_copy(update={"compensate_when": CompensateWhen.DEFAULT})) for task in document.tasks
+        ),
         version=document.version,
         description=document.description,
         timeout=document.timeout,
         grace=document.grace,
         triggers=tuple(TriggerDefinition(trigger.event, trigger.filter) for trigger in document.triggers),
+        on_failure=_define_on_failure(document),
     )
     compile_conditions(definition)
     for number, trigger in enumerate(document.triggers):
@@ -250,6 +269,10 @@ def define(document: WorkflowDocument) -> WorkflowDefinition:
 def _check_graph(tasks: list[TaskDocument]) -> None:
     upstream: dict[str, list[str]] = {}
     for number, task in enumerate(tasks):
+        if task.compensates is not None:
+            raise InvalidDefinition(
+                "compensates belongs to a task of on_failure", where=f"task {task.id!r}", hint="move it to on_failure"
+            )
         if task.id in upstream:
             raise InvalidDefinition(f"there are two tasks {task.id!r}", where=f"tasks[{number}].id", hint="rename one")
         upstream[task.id] = task.depends_on
@@ -270,6 +293,51 @@ def _check_graph(tasks: list[TaskDocument]) -> None:
             where=f"task {cycle[0]!r}",
             hint="remove one of these from depends_on",
         )
+
+
+def _define_on_failure(document: WorkflowDocument) -> tuple[TaskDefinition, ...]:
+    """The undoing tasks in one list: a task's own `compensation` is one that names it in `compensates`."""
+    undoing = [
+        task.compensation.model_copy(
+            update={"compensates": task.id, "compensate_when": _chosen(task.compensation, task)}
+        )
+        for task in document.tasks
+        if task.compensation is not None
+    ]
+    undoing += document.on_failure
+    forward = {task.id for task in document.tasks}
+    ids = set(forward)
+    undone: set[str] = set()
+    for task in undoing:
+        where = f"on_failure task {task.id!r}"
+        if task.id in ids:
+            raise InvalidDefinition(f"there are two tasks {task.id!r}", where=where, hint="rename one")
+        ids.add(task.id)
+        for field, is_there in (
+            ("depends_on", bool(task.depends_on)),
+            ("condition", task.condition is not None),
+            ("run_when", task.run_when is not RunWhen.DEFAULT),
+            ("compensation", task.compensation is not None),
+        ):
+            if is_there:
+                raise InvalidDefinition(f"{field} has no meaning here", where=where, hint=f"remove {field}")
+        if task.compensates is None:
+            continue
+        if task.compensates not in forward:
+            hint = did_you_mean(task.compensates, forward)
+            raise InvalidDefinition(f"compensates names an unknown task {task.compensates!r}", where=where, hint=hint)
+        if task.compensates in undone:
+            raise InvalidDefinition(
+                f"the task {task.compensates!r} is compensated twice", where=where, hint="remove one"
+            )
+        undone.add(task.compensates)
+    return tuple(_define_task(task) for task in undoing)
+
+
+def _chosen(compensation: TaskDocument, forward: TaskDocument) -> CompensateWhen:
+    """Where the choice was made: on the compensation, else on the task it belongs to."""
+    chosen = compensation.compensate_when
+    return forward.compensate_when if chosen is CompensateWhen.DEFAULT else chosen
 
 
 def _define_task(task: TaskDocument) -> TaskDefinition:
@@ -307,6 +375,8 @@ def _define_task(task: TaskDocument) -> TaskDefinition:
         timeout=task.timeout,
         queue_timeout=task.queue_timeout,
         total_timeout=task.total_timeout,
+        compensates=task.compensates,
+        compensate_when=task.compensate_when,
     )
 
 

@@ -92,11 +92,13 @@ class PublishDeadline:
 
 @dataclass(frozen=True, slots=True)
 class PublishFinished:
-    """The terminal record."""
+    """The terminal record; `compensated` are the tasks undone, in the order it was done."""
 
     state: ExecutionState
     error: dict[str, Any] | None
     at: float
+    compensation: str | None = None
+    compensated: tuple[str, ...] = ()
 
 
 Effect = (

@@ -32,6 +32,14 @@ class Plan:
     nodes: Mapping[str, Node]
     agents: frozenset[str]
     roots: tuple[str, ...]
+    #: The tasks of `on_failure`, and which of them undoes which task.
+    undo_nodes: Mapping[str, Node]
+    undo_of: Mapping[str, str]
+
+    def node(self, task: str) -> Node:
+        """The node of a task, forward or of `on_failure`; raises KeyError."""
+        node = self.nodes.get(task)
+        return node if node is not None else self.undo_nodes[task]
 
     @classmethod
     def of(cls, definition: WorkflowDefinition, digest: str | None = None) -> "Plan":
@@ -55,6 +63,8 @@ class Plan:
             definition,
             digest or definition.digest(),
             nodes,
-            frozenset(task.agent for task in definition.tasks),
+            frozenset(task.agent for task in (*definition.tasks, *definition.on_failure)),
             tuple(task.id for task in definition.tasks if not task.depends_on),
+            {task.id: Node(task, (), True, None) for task in definition.on_failure},
+            {task.compensates: task.id for task in definition.on_failure if task.compensates is not None},
         )

@@ -20,10 +20,13 @@ class TaskActor:
     __slots__ = (
         "attempt",
         "closed",
+        "closed_at",
         "completed_at",
         "dispatched_at",
         "error",
         "first_dispatched_at",
+        "is_late",
+        "is_released",
         "node",
         "result",
         "retry_at",
@@ -52,6 +55,10 @@ class TaskActor:
         self.error: TaskError | None = None
         #: The last attempt a coordinator closed (0: none): whether its effect happened is unknown.
         self.closed = 0
+        self.closed_at: float | None = None
+        #: Its agent has let go of the closed attempt, and `is_late`: had completed it by then.
+        self.is_released = False
+        self.is_late = False
 
     @property
     def is_settled(self) -> bool:
@@ -61,6 +68,11 @@ class TaskActor:
     def is_open(self) -> bool:
         """An attempt was dispatched and has no outcome."""
         return self.state is TaskState.QUEUED or self.state is TaskState.RUNNING
+
+    @property
+    def is_delayed(self) -> bool:
+        """The next attempt waits for its time: a backoff, or the lease of the attempt it undoes."""
+        return self.retry_at is not None and (self.state is TaskState.RETRYING or self.state is TaskState.WAITING)
 
     def hears(self, upstream: TaskState) -> bool:
         """Takes in that an upstream task settled; answers whether it was the last one."""

@@ -6,7 +6,6 @@ the log's order says whether it came before a cancel. All functions are pure: `n
 
 from infinity_matrix_actors.effect import Arm, AskTaken, CloseAttempt, Effect, PublishDue
 from infinity_matrix_actors.fact import ErrorType, TaskError
-from infinity_matrix_actors.state import TaskState
 from infinity_matrix_actors.task_actor import TaskActor
 
 #: SDK agents say `taken` after 100 ms; an attempt that is quiet for longer is asked about.
@@ -19,7 +18,7 @@ CLOSE_AGAIN_S = 5.0
 
 def attempt_deadline(actor: TaskActor) -> float | None:
     """The time the task's timer is due, or None when it needs none."""
-    if actor.state is TaskState.RETRYING:
+    if actor.is_delayed:
         return actor.retry_at
     if not actor.is_open:
         return None
@@ -36,7 +35,7 @@ def attempt_deadline(actor: TaskActor) -> float | None:
 
 def expire_task(name: str, actor: TaskActor, now: float) -> list[Effect]:
     """What follows when the task's timer fires at `now`."""
-    if actor.state is TaskState.RETRYING:
+    if actor.is_delayed:
         assert actor.retry_at is not None
         if now < actor.retry_at:
             return [Arm(name, actor.retry_at)]

@@ -39,6 +39,10 @@ from infinity_matrix_actors.state import ExecutionState, TaskState
 from infinity_matrix_actors.task_actor import TaskActor
 
 from infinity_matrix_coordinator.deadlines import CLOSE_AGAIN_S, attempt_deadline, expire_quiet, expire_task
+from infinity_matrix_coordinator.saga import Saga
+
+#: How an agent says that it has let go of an attempt that was closed: `{"task", "attempt", "late"}`.
+RELEASED_SIGNAL = "im-released"
 
 
 class ExecutionActor:
@@ -53,6 +57,7 @@ class ExecutionActor:
         "input",
         "open",
         "plan",
+        "saga",
         "sequence",
         "settled",
         "started",
@@ -78,6 +83,8 @@ class ExecutionActor:
         self.stopped_at: float | None = None
         self.stopped_by: ExecutionState | None = None
         self.error: dict[str, Any] | None = None
+        #: Begun once an execution that was stopped has no attempt open.
+        self.saga: Saga | None = None
         self.decided_at: float | None = None
         self.finished: Finished | None = None
         #: Facts that changed nothing: late, forged or of an attempt that is not open.
@@ -91,7 +98,7 @@ class ExecutionActor:
         """The actor of a task; it exists from the first time it is spoken to."""
         actor = self.tasks.get(task)
         if actor is None:
-            actor = self.tasks[task] = TaskActor(self.plan.nodes[task])
+            actor = self.tasks[task] = TaskActor(self.plan.node(task))
         return actor
 
     def receive(self, fact: Fact) -> list[Effect]:
@@ -111,7 +118,7 @@ class ExecutionActor:
                 self.finished = fact
                 return []
             case Signal():
-                return []
+                return self._signal(fact)
             case _:
                 assert_never(fact)
 
@@ -180,6 +187,7 @@ class ExecutionActor:
             "error": self.error,
             "decided_at": self.decided_at,
             "finished": self.finished,
+            "saga": self.saga.record() if self.saga is not None else None,
             "tasks": {name: actor.record() for name, actor in sorted(self.tasks.items())},
         }
 
@@ -222,6 +230,8 @@ class ExecutionActor:
         actor.error = fact.error
         if fact.closed:
             actor.closed = fact.attempt
+            actor.closed_at = fact.at
+            actor.is_released = False
         effects: list[Effect] = [Disarm(name)]
         if fact.closed:
             effects.append(PurgeWork(name, fact.attempt))
@@ -229,22 +239,26 @@ class ExecutionActor:
         if fact.error is None:
             self._settle(name, actor, TaskState.COMPLETED, fact.at, effects)
         elif not self._retry(name, actor, fact.error, fact.at, effects):
-            cancelled = self.stopped_at is not None and fact.error.type == ErrorType.CANCELLED
+            cancelled = self.stopped_at is not None and self.saga is None and fact.error.type == ErrorType.CANCELLED
             self._settle(name, actor, TaskState.CANCELLED if cancelled else TaskState.FAILED, fact.at, effects)
         self._conclude(fact.at, effects)
         return effects
 
     def _due(self, fact: Due) -> list[Effect]:
         actor = self.tasks.get(fact.task)
+        is_undoing = fact.task in self.plan.undo_nodes
         if (
             actor is None
-            or self.stopped_at is not None
-            or actor.state is not TaskState.RETRYING
+            or self.is_decided
+            or (self.stopped_at is not None and not is_undoing)
+            or not actor.is_delayed
             or fact.attempt != actor.attempt + 1
         ):
             self.ignored += 1
             return []
         effects: list[Effect] = []
+        if self.saga is not None:
+            self.saga.begin(fact.task)
         self._dispatch(fact.task, actor, fact.at, effects)
         return effects
 
@@ -273,6 +287,26 @@ class ExecutionActor:
             case _:
                 assert_never(fact.kind)
         self._conclude(fact.at, effects)
+        return effects
+
+    def _signal(self, fact: Signal) -> list[Effect]:
+        """An agent let go of an attempt that was closed: what undoes it need not wait for the lease."""
+        data = fact.data if fact.name == RELEASED_SIGNAL and isinstance(fact.data, dict) else {}
+        task = str(data.get("task"))
+        actor = self.tasks.get(task)
+        if actor is None or self.is_decided or not actor.closed or actor.closed != data.get("attempt"):
+            self.ignored += 1
+            return []
+        actor.is_released = True
+        effects: list[Effect] = []
+        if data.get("late") is True:
+            actor.is_late = True
+            error = actor.error.record() if actor.error is not None else None
+            effects.append(PublishStatus(task, actor.state, actor.attempt, fact.at, error))
+        undo = self.plan.undo_of.get(task)
+        if self.saga is not None and undo is not None:
+            self.saga.leased_until.pop(undo, None)
+            self._conclude(fact.at, effects)
         return effects
 
     def _open_attempt(self, fact: Outcome | Taken) -> TaskActor | None:
@@ -316,7 +350,8 @@ class ExecutionActor:
 
     def _retry(self, name: str, actor: TaskActor, error: TaskError, at: float, effects: list[Effect]) -> bool:
         definition = actor.node.definition
-        if self.stopped_at is not None or not is_retried(definition.retry, actor.attempt, error):
+        is_stopped = self.stopped_at is not None and name not in self.plan.undo_nodes
+        if is_stopped or not is_retried(definition.retry, actor.attempt, error):
             return False
         retry_at = at + delay_s(definition.retry, actor.attempt, error, self.id, name)
         assert actor.first_dispatched_at is not None
@@ -340,6 +375,12 @@ class ExecutionActor:
         return True
 
     def _settle(self, name: str, actor: TaskActor, state: TaskState, at: float, effects: list[Effect]) -> None:
+        if self.saga is not None:
+            actor.state = state
+            error = actor.error.record() if actor.error is not None else None
+            effects.append(PublishStatus(name, state, actor.attempt, at, error))
+            self.saga.settle(name, actor.node.definition.compensates, state is TaskState.COMPLETED)
+            return
         self._mark(name, actor, state, at, effects)
         self._route(deque((actor,)), at, effects)
 
@@ -368,21 +409,50 @@ class ExecutionActor:
         self._arm_execution(effects)
 
     def _conclude(self, at: float, effects: list[Effect]) -> None:
-        """Decides the terminal state once the barrier is down: no dispatched attempt without an outcome."""
-        if self.is_decided or self.open:
+        """Decides the terminal state, or goes on with the saga, once the barrier is down: no attempt without outcome."""
+        if self.is_decided:
             return
-        if self.stopped_by is not None:
-            self.state = self.stopped_by
-            for name in self.plan.nodes:
-                actor = self.task(name)
-                if not actor.is_settled:
-                    if actor.state is TaskState.RETRYING:
-                        effects.append(Disarm(name))
-                    self._mark(name, actor, TaskState.CANCELLED, at, effects)
-        elif self.settled == len(self.plan.nodes):
-            self.state = ExecutionState.COMPLETED
-        else:
-            return
+        if self.saga is None:
+            if self.open:
+                return
+            if self.stopped_by is None:
+                if self.settled == len(self.plan.nodes):
+                    self._decide(ExecutionState.COMPLETED, at, effects)
+                return
+            self._begin_saga(at, effects)
+        self._go_on_with_saga(at, effects)
+
+    def _begin_saga(self, at: float, effects: list[Effect]) -> None:
+        for name in self.plan.nodes:
+            actor = self.task(name)
+            if not actor.is_settled:
+                if actor.state is TaskState.RETRYING:
+                    effects.append(Disarm(name))
+                self._mark(name, actor, TaskState.CANCELLED, at, effects)
+        self.saga = Saga(self.plan, self.tasks)
+        if not self.saga.is_over:
+            self.state = ExecutionState.COMPENSATING
+            effects.append(Disarm(None))
+            effects.append(PublishStatus(None, self.state, 0, at, self.error))
+
+    def _go_on_with_saga(self, at: float, effects: list[Effect]) -> None:
+        assert self.saga is not None
+        assert self.stopped_by is not None
+        for undo in self.saga.ready():
+            actor = self.task(undo)
+            leased_until = self.saga.leased_until.get(undo, at)
+            if leased_until > at:
+                if actor.retry_at is None:
+                    actor.retry_at = leased_until
+                    effects.append(Arm(undo, leased_until))
+                continue
+            self.saga.begin(undo)
+            self._dispatch(undo, actor, at, effects)
+        if self.saga.is_over:
+            self._decide(ExecutionState.FAILED if self.saga.failed else self.stopped_by, at, effects)
+
+    def _decide(self, state: ExecutionState, at: float, effects: list[Effect]) -> None:
+        self.state = state
         self.decided_at = at
         effects.append(Disarm(None))
         effects.append(self._finish_effect())
@@ -390,7 +460,19 @@ class ExecutionActor:
 
     def _finish_effect(self) -> PublishFinished:
         assert self.decided_at is not None
-        return PublishFinished(self.state, self.error, self.decided_at)
+        return PublishFinished(self.state, self.error, self.decided_at, self.compensation, self.compensated)
+
+    @property
+    def compensation(self) -> str | None:
+        """`complete` or `incomplete` once there was something to undo, else None."""
+        if self.saga is None or not (self.saga.compensated or self.saga.failed):
+            return None
+        return "incomplete" if self.saga.failed else "complete"
+
+    @property
+    def compensated(self) -> tuple[str, ...]:
+        """The tasks that were undone, in the order it was done."""
+        return tuple(self.saga.compensated) if self.saga is not None else ()
 
     def _stop_reason(self) -> str:
         return str(self.error["message"]) if self.error is not None else ""
@@ -410,6 +492,8 @@ class ExecutionActor:
         if self.is_decided:
             return None
         definition = self.plan.definition
+        if self.saga is not None:
+            return None
         if self.stopped_at is not None:
             return self.stopped_at + definition.grace
         return None if definition.timeout is None else self.started.at + definition.timeout

@@ -1,0 +1,114 @@
+"""The saga of an execution that failed or was cancelled: what is undone, in which order, and what came of it. Pure.
+
+Begun after the barrier, when no forward attempt is open. The compensation of a task waits for those of the tasks that
+came after it; the plain tasks of `on_failure` follow in their own order.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from infinity_matrix_actors.definition import CompensateWhen
+from infinity_matrix_actors.plan import Plan
+from infinity_matrix_actors.state import TaskState
+from infinity_matrix_actors.task_actor import TaskActor
+
+#: After a coordinator closed an attempt its agent may still be at work; its lease is over then (the consumer's ack_wait).
+LEASE_S = 30.0
+
+
+def is_undone(when: CompensateWhen, actor: TaskActor) -> bool:
+    """Whether a forward task is to be compensated. A closed attempt is unknown: its effect may have happened."""
+    match when:
+        case CompensateWhen.DEFAULT:
+            return actor.state is TaskState.COMPLETED or actor.closed > 0
+        case CompensateWhen.COMPLETED:
+            return actor.state is TaskState.COMPLETED
+        case CompensateWhen.ATTEMPTED:
+            return actor.attempt > 0
+
+
+class Saga:
+    """Which undoing tasks are still to run, and after which others."""
+
+    __slots__ = ("after", "compensated", "failed", "leased_until", "plain", "running")
+
+    def __init__(self, plan: Plan, tasks: Mapping[str, TaskActor]) -> None:
+        undone = {
+            name: undo
+            for name, undo in plan.undo_of.items()
+            if name in tasks and is_undone(plan.undo_nodes[undo].definition.compensate_when, tasks[name])
+        }
+        #: Undoing tasks that have not begun, each with those that must be settled before.
+        self.after = {
+            undo: {undone[after] for after in _next_undone(plan, name, undone)} for name, undo in undone.items()
+        }
+        #: The plain tasks of `on_failure` that have not begun.
+        self.plain = [name for name, node in plan.undo_nodes.items() if node.definition.compensates is None]
+        #: When the agent of a closed attempt has let go at the latest, by undoing task.
+        self.leased_until = {
+            undo: closed_at + LEASE_S
+            for name, undo in undone.items()
+            if (closed_at := tasks[name].closed_at) is not None and not tasks[name].is_released
+        }
+        #: Forward tasks undone, in the order it was done.
+        self.compensated: list[str] = []
+        #: Undoing tasks that spent their retries.
+        self.failed: list[str] = []
+        #: Undoing tasks that have begun and are not settled: dispatched, or between two attempts.
+        self.running: set[str] = set()
+
+    @property
+    def is_over(self) -> bool:
+        return not self.after and not self.plain and not self.running
+
+    def ready(self) -> list[str]:
+        """The undoing tasks that may begin now."""
+        if self.after:
+            return [undo for undo, after in self.after.items() if not after]
+        return self.plain[:1] if not self.running else []
+
+    def begin(self, undo: str) -> None:
+        """Takes in that an undoing task was dispatched. The others still wait for it to be settled."""
+        self.running.add(undo)
+        self.after.pop(undo, None)
+        self.leased_until.pop(undo, None)
+        if undo in self.plain:
+            self.plain.remove(undo)
+
+    def settle(self, undo: str, forward: str | None, is_completed: bool) -> None:
+        """Takes in that an undoing task ended. One that failed is reported; the others go on."""
+        self.running.discard(undo)
+        for after in self.after.values():
+            after.discard(undo)
+        if not is_completed:
+            self.failed.append(undo)
+        elif forward is not None:
+            self.compensated.append(forward)
+
+    def record(self) -> dict[str, Any]:
+        """The whole state as plain data."""
+        return {
+            "after": {undo: sorted(after) for undo, after in sorted(self.after.items())},
+            "plain": list(self.plain),
+            "leased_until": dict(sorted(self.leased_until.items())),
+            "compensated": list(self.compensated),
+            "failed": list(self.failed),
+            "running": sorted(self.running),
+        }
+
+
+def _next_undone(plan: Plan, task: str, undone: Mapping[str, str]) -> set[str]:
+    """The nearest tasks after `task` that are undone; those beyond them wait for these already."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    stack = list(plan.nodes[task].subscribers)
+    while stack:
+        name = stack.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in undone:
+            found.add(name)
+        else:
+            stack.extend(plan.nodes[name].subscribers)
+    return found
