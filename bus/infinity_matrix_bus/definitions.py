@@ -137,8 +137,15 @@ class DefinitionStore:
 
     async def _guard(self, call: Any) -> Any:
         try:
-            return await asyncio.wait_for(call, TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = await call
         except (KeyNotFoundError, KeyWrongLastSequenceError):
             raise
         except (NatsError, TimeoutError) as error:
             raise StorageUnavailable(f"the definitions could not be reached: {error}") from error
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # In Python 3.11 `wait_for`, which nats-py uses, can swallow a cancellation: who waits for the end of this
+            # task would wait for ever.
+            raise asyncio.CancelledError
+        return answer

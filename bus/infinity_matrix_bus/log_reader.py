@@ -6,8 +6,7 @@ made again from the next sequence, so the reader's owner sees every message once
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from infinity_matrix_bus.api import API_PREFIX, JetStreamApi, JetStreamError
 from infinity_matrix_bus.direct_client import ended
@@ -26,9 +25,11 @@ _NANOSECONDS = 1_000_000_000
 log = get_logger("infinity_matrix.bus")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One message of a stream. `at` is the stream's time in seconds since the epoch, `pending` how many follow it."""
+class Entry(NamedTuple):
+    """One message of a stream. `at` is the stream's time in seconds since the epoch, `pending` how many follow it.
+
+    A tuple, because there is one for each message and a frozen dataclass takes 3 times as long to make.
+    """
 
     subject: str
     data: bytes

@@ -5,10 +5,12 @@ same code 10077 also says that a stream is full, and that is no success.
 """
 
 import asyncio
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from infinity_matrix_actors.errors import PayloadTooLarge, StorageUnavailable
 
@@ -42,8 +44,12 @@ class Fate(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(NamedTuple):
+    """What became of a publish.
+
+    A tuple, because there is one for each message and a frozen dataclass takes 3 times as long to make.
+    """
+
     fate: Fate
     sequence: int = 0
     reason: str = ""
@@ -54,6 +60,8 @@ class Ack:
         return self.fate is Fate.STORED or self.fate is Fate.TAKEN
 
 
+#: What nearly all PubAcks are; a third of the time that decoding them takes.
+_STORED = re.compile(rb'\{"stream":"[^"\\]*", ?"seq":([0-9]+)\}')
 AckCallback = Callable[[Ack], None]
 UNKNOWN = Ack(Fate.UNKNOWN)
 
@@ -64,6 +72,9 @@ def read_ack(data: bytes | None, headers: bytes | None) -> Ack:
         return UNKNOWN
     if headers is not None and headers.startswith(NO_RESPONDERS):
         return Ack(Fate.REFUSED, reason="no stream takes this subject, or it has no leader")
+    stored = _STORED.fullmatch(data)
+    if stored is not None:
+        return Ack(Fate.STORED, int(stored[1]))
     try:
         record = decode_record(data)
         error = record.get("error")

@@ -35,6 +35,7 @@ from infinity_matrix_bus.subjects import Subjects
 from infinity_matrix_coordinator.backlog import QUEUED_MAX, Attempt, Backlog
 from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.status_message import status_payload
 from infinity_matrix_coordinator.timers import Timers
 from infinity_matrix_coordinator.work_message import work_payload
 
@@ -124,8 +125,8 @@ class Performer:
             case Arm(task, at):
                 if at < self.overdue_not_before:
                     at = self.overdue_not_before
-                self.timers.arm((execution.id, task), at)
-                self.wake_timers()
+                if self.timers.arm((execution.id, task), at):
+                    self.wake_timers()
             case Disarm(task):
                 self.timers.disarm((execution.id, task))
                 if task is not None:
@@ -184,24 +185,11 @@ class Performer:
 
     def _publish_status(self, execution: ExecutionActor, effect: PublishStatus) -> None:
         workflow = execution.plan.definition.name
-        record: dict[str, Any] = {
-            "v": 1,
-            "execution": execution.id,
-            "workflow": workflow,
-            "task": effect.task,
-            "status": effect.state,
-            "attempt": effect.attempt,
-            "at": rfc3339(effect.at),
-            "progress": round(execution.progress_percent(), 1),
-        }
-        if effect.error is not None:
-            record["error"] = effect.error
         subject = self.subjects.status(workflow, execution.id, effect.task, effect.state, effect.attempt)
         try:
-            self.session.publish(subject, encode(record))
+            self.session.publish(subject, status_payload(execution, effect))
         except PayloadTooLarge:
-            record.pop("error")
-            self.session.publish(subject, encode(record))
+            self.session.publish(subject, status_payload(execution, effect, with_error=False))
 
     def _publish_finished(self, execution: ExecutionActor, effect: PublishFinished) -> None:
         self.counters.finished += 1

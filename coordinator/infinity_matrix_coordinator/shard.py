@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from infinity_matrix_actors.effect import Effect
 from infinity_matrix_actors.errors import InfinityMatrixError
-from infinity_matrix_actors.fact import Fact, Finished
+from infinity_matrix_actors.fact import Fact, Finished, Started
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import parse_server_time
@@ -20,7 +20,7 @@ from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.log_reader import BATCH, Entry, LogReader
 from infinity_matrix_bus.publisher import IN_FLIGHT_MAX, Outbox
 from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
-from infinity_matrix_bus.subjects import Subjects
+from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.backlog import Attempt
 from infinity_matrix_coordinator.clock import StreamClock
@@ -63,6 +63,7 @@ class Shard:
         sweep_interval_s: float = SWEEP_INTERVAL_S,
     ) -> None:
         self.number = number
+        self._shards = shards
         self._session = session
         self._subjects = subjects
         self._stream = subjects.facts_stream(number)
@@ -170,6 +171,9 @@ class Shard:
         self.performer.counters.facts += 1
         subject = self._subjects.parse_fact(entry.subject)
         fact = decode_fact(subject, entry.data, entry.at) if subject is not None else None
+        if isinstance(fact, Started) and shard_of(fact.execution, self._shards) != self.number:
+            # Started on a shard that is not its own, it would be a second execution of one id.
+            fact = None
         if fact is None:
             self.performer.counters.garbage += 1
             log.warning("garbage_in_the_log", subject=entry.subject, sequence=entry.sequence)

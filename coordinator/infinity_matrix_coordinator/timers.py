@@ -22,14 +22,15 @@ class Timers(Generic[Key]):
     def __len__(self) -> int:
         return len(self._armed)
 
-    def arm(self, key: Key, at: float) -> None:
-        """Sets the key's timer to `at`, in place of its earlier one."""
+    def arm(self, key: Key, at: float) -> bool:
+        """Sets the key's timer to `at`, in place of its earlier one; answers whether it is the next one due."""
         number = next(self._count)
         self._armed[key] = (at, number)
         heapq.heappush(self._heap, (at, number, key))
         if len(self._heap) > GARBAGE_FREE_BELOW and len(self._heap) > GARBAGE_RATIO * len(self._armed):
             self._heap = [(at, number, key) for key, (at, number) in self._armed.items()]
             heapq.heapify(self._heap)
+        return self._heap[0][1] == number
 
     def disarm(self, key: Key) -> None:
         self._armed.pop(key, None)

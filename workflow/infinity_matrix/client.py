@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
-from infinity_matrix_actors.errors import InfinityMatrixError, NoCoordinator
+from infinity_matrix_actors.errors import InfinityMatrixError, NoCoordinator, StorageUnavailable
 from infinity_matrix_actors.state import TaskState
 from infinity_matrix_agents import Agent, AgentRunner
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore, Deployment
 from infinity_matrix_bus.history import read_all
-from infinity_matrix_bus.installation import read_installation
+from infinity_matrix_bus.installation import Installation, read_installation
 from infinity_matrix_bus.session import Endpoint, NoResponders, RequestTimeout, SessionLost
 from infinity_matrix_coordinator.operations import ExecutionSummary, Operations, new_execution_id
 from infinity_matrix_coordinator.views import (
@@ -33,6 +33,8 @@ from infinity_matrix_coordinator.views import (
 from infinity_matrix.logs import LogLine, read_line
 
 COORDINATOR_TIMEOUT_S = 5.0
+#: Who may not read the secret gets no answer.
+SECRET_TIMEOUT_S = 2.0
 COORDINATOR_RETRY_S = 0.2
 #: A coordinator that answered is trusted for this long.
 COORDINATOR_SEEN_S = 10.0
@@ -56,12 +58,21 @@ class Client:
         """Connects; raises Unreachable and NotInstalled."""
         await self._connection.open()
         try:
-            installation = await read_installation(self._connection.session, self.prefix)
+            installation = await self._read_installation()
             self._operations = await Operations(self._connection, installation).open()
         except BaseException:
             await self._connection.close()
             raise
         return self
+
+    async def _read_installation(self) -> Installation:
+        """With the secret where this client may read it: then it ignores forged facts as the coordinators do."""
+        session = self._connection.session
+        try:
+            async with asyncio.timeout(SECRET_TIMEOUT_S):
+                return await read_installation(session, self.prefix, with_secret=True)
+        except (StorageUnavailable, TimeoutError):
+            return await read_installation(session, self.prefix)
 
     async def close(self) -> None:
         """Hands back what its agents hold, and disconnects."""
