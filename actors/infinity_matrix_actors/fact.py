@@ -83,6 +83,10 @@ class Due:
     attempt: int
 
 
+#: The signal by which an agent says that it let go of an attempt that was closed: `{"task", "attempt", "late"}`.
+RELEASED_SIGNAL = "im-released"
+
+
 @dataclass(frozen=True, slots=True)
 class Signal:
     execution: str
@@ -113,6 +117,9 @@ class Finished:
     n: int
     state: str
     error: dict[str, Any] | None = None
+    #: `complete` or `incomplete` where there was something to undo.
+    compensation: str | None = None
+    compensated: tuple[str, ...] = ()
 
 
 Fact = Started | Taken | Outcome | Due | Signal | Command | Finished

@@ -36,6 +36,8 @@ class Delivery:
     is_settled: bool = False
     is_taken: bool = False
     is_cancelled: bool = False
+    #: The handler gave a result.
+    is_completed: bool = False
     cancel_type: str = ""
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import nats.micro
 from infinity_matrix_actors.errors import InfinityMatrixError, NotInstalled
+from infinity_matrix_actors.fact import RELEASED_SIGNAL
 from infinity_matrix_bus.api import API_PREFIX, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
 from infinity_matrix_bus.codec import Undecodable, decode_record, encode, parse_server_time, rfc3339
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.log import get_logger
-from infinity_matrix_bus.publisher import Ack, Outbox
+from infinity_matrix_bus.publisher import Ack, Fate, Outbox
 from infinity_matrix_bus.puller import Puller
 from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
 from infinity_matrix_bus.streams import ACK_WAIT_S, agent_consumer
@@ -298,6 +299,7 @@ class AgentRunner:
             else:
                 result = await (function(work) if self.agent.is_async else self._in_thread(work))
                 payload = outcomes.completed(result, started_at, self.instance)
+                delivery.is_completed = True
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             assert task is not None
@@ -340,6 +342,8 @@ class AgentRunner:
         def confirmed(ack: Ack) -> None:
             self._attempts.pop(delivery.attempt_key, None)
             self._reply(delivery.ack_reply, b"+ACK")
+            if ack.fate is Fate.TAKEN and delivery.is_cancelled:
+                self._say_released(delivery)
 
         delivery.is_settled = True
         self._release(delivery)
@@ -455,6 +459,17 @@ class AgentRunner:
             started_at = rfc3339(delivery.started_at or self._time.now())
             payload = encode({"instance": self.instance, "started_at": started_at})
             self._outbox.post(subject, payload, lambda ack: None)
+
+    def _say_released(self, delivery: Delivery) -> None:
+        """The attempt was closed before its outcome came: what undoes it need not wait for the lease any more."""
+        record = delivery.record
+        fact = self._subjects.parse_fact(record["reply_to"])
+        if fact is None:
+            return
+        task, attempt = record["task"], record["attempt"]
+        subject = self._subjects.signal(fact.shard, record["execution"], RELEASED_SIGNAL, f"{task}-{attempt}")
+        payload = encode({"task": task, "attempt": attempt, "late": delivery.is_completed})
+        self._outbox.post(subject, payload, lambda ack: None)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)

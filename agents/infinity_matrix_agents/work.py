@@ -20,6 +20,8 @@ class Work:
         "agent",
         "attempt",
         "cancel_reason",
+        "cause",
+        "compensates",
         "config",
         "deadline",
         "execution",
@@ -44,6 +46,11 @@ class Work:
         self.config: dict[str, Any] = record.get("config") or {}
         #: The results of the direct upstream tasks, by id; None for one that was skipped or failed.
         self.upstream: dict[str, Any] = record.get("upstream") or {}
+        #: Of a compensation: `task`, `result`, `config`, `upstream`, `idempotency_key` of the task it undoes, and
+        #: `"forward": "unknown"` when nobody knows whether that was done. None for any other work.
+        self.compensates: dict[str, Any] | None = record.get("compensates")
+        #: Of work in `on_failure`: the error for which the execution ends.
+        self.cause: dict[str, Any] | None = record.get("cause")
         #: The same for every attempt of this task: give it to whatever must not be done twice.
         self.idempotency_key: str = record["idempotency_key"]
         #: Seconds this attempt may take, or None.

@@ -64,7 +64,10 @@ def command_payload(kind: CommandKind, reason: str = "") -> bytes:
 
 
 def finished_payload(fact: Finished, timings: dict[str, Any]) -> bytes:
-    return encode({"v": WIRE_VERSION, "kind": "finished", "state": fact.state, "error": fact.error, **timings})
+    record: dict[str, Any] = {"v": WIRE_VERSION, "kind": "finished", "state": fact.state, "error": fact.error}
+    if fact.compensation is not None:
+        record |= {"compensation": fact.compensation, "compensated": list(fact.compensated)}
+    return encode({**record, **timings})
 
 
 def decode_fact(subject: FactSubject, data: bytes, at: float) -> Fact | None:
@@ -160,7 +163,16 @@ def _command(subject: FactSubject, data: bytes, at: float) -> Fact | None:
 
 def _finished(subject: FactSubject, data: bytes, at: float) -> Fact:
     record = decode_record(data)
-    return Finished(subject.execution, at, subject.n, str(record["state"]), record.get("error"))
+    compensated = record.get("compensated")
+    return Finished(
+        subject.execution,
+        at,
+        subject.n,
+        str(record["state"]),
+        record.get("error"),
+        record.get("compensation"),
+        tuple(map(str, compensated)) if isinstance(compensated, list) else (),
+    )
 
 
 _DECODERS = {

@@ -21,6 +21,7 @@ from infinity_matrix_actors.effect import (
     TellAgents,
 )
 from infinity_matrix_actors.fact import (
+    RELEASED_SIGNAL,
     Command,
     CommandKind,
     Due,
@@ -40,9 +41,6 @@ from infinity_matrix_actors.task_actor import TaskActor
 
 from infinity_matrix_coordinator.deadlines import CLOSE_AGAIN_S, attempt_deadline, expire_quiet, expire_task
 from infinity_matrix_coordinator.saga import Saga
-
-#: How an agent says that it has let go of an attempt that was closed: `{"task", "attempt", "late"}`.
-RELEASED_SIGNAL = "im-released"
 
 
 class ExecutionActor:

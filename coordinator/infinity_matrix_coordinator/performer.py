@@ -193,7 +193,7 @@ class Performer:
 
     def _publish_finished(self, execution: ExecutionActor, effect: PublishFinished) -> None:
         self.counters.finished += 1
-        fact = Finished(execution.id, effect.at, 1, effect.state, effect.error)
+        fact = Finished(execution.id, effect.at, 1, effect.state, effect.error, effect.compensation, effect.compensated)
         timings = {"started_at": rfc3339(execution.started.at), "decided_at": rfc3339(effect.at)}
         self.outbox.post(self.subjects.finished(self.shard, execution.id, 1), finished_payload(fact, timings), _ignore)
 

@@ -41,6 +41,9 @@ class ExecutionStatus:
     completed_at: float | None
     error: dict[str, Any] | None
     tasks: dict[str, TaskStatus] = field(default_factory=dict)
+    #: `complete` or `incomplete` once something was undone or should have been; `compensated` in the order it was done.
+    compensation: str | None = None
+    compensated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,9 @@ class ExecutionResult:
     duration: float
     outputs: dict[str, Any]
     error: dict[str, Any] | None
+    #: The tasks that were undone, in the order it was done, and whether that was all there was to undo.
+    compensated: tuple[str, ...] = ()
+    compensation: str | None = None
 
     def raise_for_failure(self) -> "ExecutionResult":
         """Answers itself when completed; raises ExecutionFailed otherwise."""
@@ -100,7 +106,8 @@ class ExecutionMetrics:
 
 def status_of(execution: ExecutionActor) -> ExecutionStatus:
     """The status as of the last fact folded."""
-    tasks = {name: _task_status(execution, name) for name in execution.plan.nodes}
+    undoing = [name for name in execution.plan.undo_nodes if name in execution.tasks]
+    tasks = {name: _task_status(execution, name) for name in (*execution.plan.nodes, *undoing)}
     current = None
     for state in _RUNNING_FIRST:
         current = next((name for name, task in tasks.items() if task.state == state), None)
@@ -117,6 +124,8 @@ def status_of(execution: ExecutionActor) -> ExecutionStatus:
         execution.decided_at,
         execution.error,
         tasks,
+        execution.compensation,
+        execution.compensated,
     )
 
 
@@ -135,6 +144,8 @@ def result_of(execution: ExecutionActor) -> ExecutionResult:
         max(0.0, execution.decided_at - execution.started.at),
         outputs,
         execution.error,
+        execution.compensated,
+        execution.compensation,
     )
 
 
@@ -180,7 +191,7 @@ def metrics_of(execution: ExecutionActor) -> ExecutionMetrics:
 
 def _task_status(execution: ExecutionActor, name: str) -> TaskStatus:
     actor = execution.tasks.get(name)
-    agent = execution.plan.nodes[name].definition.agent
+    agent = execution.plan.node(name).definition.agent
     if actor is None:
         return TaskStatus(name, agent, TaskState.WAITING)
     return TaskStatus(

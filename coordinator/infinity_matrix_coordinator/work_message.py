@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from infinity_matrix_actors.state import TaskState
 from infinity_matrix_bus.codec import encode, rfc3339
 from infinity_matrix_bus.facts import WIRE_VERSION
 from infinity_matrix_bus.subjects import Subjects
@@ -36,6 +37,30 @@ def work_payload(subjects: Subjects, shard: int, execution: ExecutionActor, task
         "ready_at": rfc3339(actor.dispatched_at),
         "deadline": rfc3339(deadline),
     }
+    if execution.saga is not None and task in execution.plan.undo_nodes:
+        record |= _undoing(execution, definition.compensates)
     if is_repair:
         record["repair"] = True
     return encode(record, f"the work of task {task!r}")
+
+
+def _undoing(execution: ExecutionActor, forward: str | None) -> dict[str, Any]:
+    """What an undoing task is told besides: why, and of the task it undoes everything that task had and gave."""
+    record: dict[str, Any] = {"cause": execution.error}
+    if forward is None:
+        return record
+    actor = execution.tasks[forward]
+    definition = actor.node.definition
+    compensates: dict[str, Any] = {
+        "task": forward,
+        "attempt": actor.attempt,
+        "config": definition.config,
+        "upstream": {name: execution.tasks[name].result for name in definition.depends_on},
+        "idempotency_key": f"{execution.id}/{forward}",
+        "result": actor.result,
+        "state": str(actor.state),
+    }
+    if actor.state is not TaskState.COMPLETED and actor.closed:
+        # Its agent may have done it, may do it yet, or never began: undoing must be safe in each case.
+        compensates["forward"] = "unknown"
+    return {**record, "compensates": compensates, "upstream": {forward: actor.result}}

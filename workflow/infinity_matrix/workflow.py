@@ -37,7 +37,16 @@ class Task:
     """
 
     def __init__(self, id: str, agent: str, **fields: Any) -> None:
+        compensation = fields.get("compensation")
+        if isinstance(compensation, Task):
+            fields["compensation"] = compensation.document
         self.document: TaskDocument = parse_task(id=id, agent=agent, **fields)
+
+    @classmethod
+    def _of(cls, document: TaskDocument) -> "Task":
+        task = cls.__new__(cls)
+        task.document = document
+        return task
 
     @property
     def id(self) -> str:
@@ -70,6 +79,7 @@ class Workflow:
         grace: float | str = GRACE_S,
         tasks: Iterable[Task] = (),
         triggers: Iterable[Trigger] = (),
+        on_failure: Iterable[Task] = (),
     ) -> None:
         fields: dict[str, Any] = {"name": name, "version": version, "description": description, "grace": grace}
         if timeout is not None:
@@ -80,6 +90,8 @@ class Workflow:
         self.add_tasks(tasks)
         for trigger in triggers:
             self.add_trigger(trigger)
+        #: What runs when an execution fails or is cancelled: compensations, then the others in this order.
+        self.on_failure: list[Task] = list(on_failure)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Workflow":
@@ -103,6 +115,7 @@ class Workflow:
         workflow._document = document
         workflow._tasks = list(document.tasks)
         workflow._triggers = list(document.triggers)
+        workflow.on_failure = [Task._of(task) for task in document.on_failure]
         workflow.validate()
         return workflow
 
@@ -141,7 +154,9 @@ class Workflow:
 
     def definition(self) -> WorkflowDefinition:
         """The definition as it is stored; raises InvalidDefinition, naming what is wrong and where."""
-        return define(self._document.model_copy(update={"tasks": self._tasks, "triggers": self._triggers}))
+        on_failure = [task.document for task in self.on_failure]
+        parts = {"tasks": self._tasks, "triggers": self._triggers, "on_failure": on_failure}
+        return define(self._document.model_copy(update=parts))
 
     def validate(self) -> "Workflow":
         """Checks everything that can be checked without running; raises InvalidDefinition."""
