@@ -5,6 +5,7 @@ Errors keep the server's code: 10059 no such stream, 10014 no such consumer, 100
 
 import asyncio
 import base64
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,13 @@ class JetStreamError(InfinityMatrixError):
         self.code = code
         self.description = description
         super().__init__(f"{request}: {description} ({code})")
+
+
+#: All headers of a message that had none of its own; an eighth of the time that taking any block apart takes.
+_STORED_HEADERS = re.compile(
+    rb"NATS/1\.0\r\nNats-Stream: [^\r]*\r\nNats-Subject: ([^\r]*)\r\nNats-Sequence: (\d+)\r\n"
+    rb"Nats-Time-Stamp: ([^\r]*)\r\nNats-Num-Pending: \d+\r\nNats-Last-Sequence: \d+\r\n\r\n"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,33 +158,28 @@ class _DirectGet:
     async def read(self) -> list[StoredMessage] | None:
         if not self._subjects:
             return []
-        inbox = self._session.client.new_inbox()
-        subscription = await self._session.subscribe(inbox, self._receive)
-        self._session.when_lost(self._lose)
         request: dict[str, Any] = {"multi_last": self._subjects, "max_bytes": PAGE_BYTES}
-        try:
-            while True:
-                code, _, fields = _read_status(await self._page(inbox, request))
-                if code == 413:
-                    return None
-                if code == 404 or int(fields.get("nats-num-pending", 0)) == 0:
-                    return self._messages
-                # All pages show the stream as it was at the first.
-                request["seq"] = int(fields["nats-last-sequence"]) + 1
-                request["up_to_seq"] = int(fields["nats-upto-sequence"])
-        finally:
-            self._session.not_when_lost(self._lose)
-            await subscription.close()
+        while True:
+            code, _, fields = _read_status(await self._page(request))
+            if code == 413:
+                return None
+            if code == 404 or int(fields.get("nats-num-pending", 0)) == 0:
+                return self._messages
+            # All pages show the stream as it was at the first.
+            request["seq"] = int(fields["nats-last-sequence"]) + 1
+            request["up_to_seq"] = int(fields["nats-upto-sequence"])
 
-    async def _page(self, inbox: str, request: dict[str, Any]) -> bytes:
+    async def _page(self, request: dict[str, Any]) -> bytes:
         """Takes one page of messages; answers the status that ended it."""
         self._status = self._loop.create_future()
-        self._session.publish(self._subject, encode(request), inbox)
+        token = self._session.request_many_with(self._subject, encode(request), self._receive)
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 headers = await self._status
         except TimeoutError:
             raise RequestTimeout(f"no answer on {self._subject} within {TIMEOUT_S:g} s") from None
+        finally:
+            self._session.forget(token)
         if not headers:
             raise SessionLost("the connection was lost during a read")
         code, description, _ = _read_status(headers)
@@ -186,20 +189,24 @@ class _DirectGet:
             raise JetStreamError(self._subject, code, description)
         return headers
 
-    def _lose(self) -> None:
-        if not self._status.done():
+    def _receive(self, data: bytes | None, headers: bytes | None) -> None:
+        if self._status.done():
+            return
+        if data is None or headers is None:
             self._status.set_result(b"")
-
-    def _receive(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        if self._status.done() or headers is None:
-            return
-        if headers.startswith(b"NATS/1.0 "):
+        elif headers.startswith(b"NATS/1.0 "):
             self._status.set_result(headers)
-            return
-        fields = parse_headers(headers)
-        self._messages.append(
-            StoredMessage(fields["nats-subject"], data, int(fields["nats-sequence"]), fields.get("nats-time-stamp", ""))
-        )
+        else:
+            self._messages.append(_read_stored(data, headers))
+
+
+def _read_stored(data: bytes, headers: bytes) -> StoredMessage:
+    """A message of a direct get; what the server says of it stands in its headers, after the message's own."""
+    usual = _STORED_HEADERS.fullmatch(headers)
+    if usual is not None:
+        return StoredMessage(usual[1].decode(), data, int(usual[2]), usual[3].decode())
+    fields = parse_headers(headers)
+    return StoredMessage(fields["nats-subject"], data, int(fields["nats-sequence"]), fields.get("nats-time-stamp", ""))
 
 
 def _read_status(headers: bytes) -> tuple[int, str, dict[str, str]]:

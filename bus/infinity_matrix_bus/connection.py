@@ -85,6 +85,9 @@ class Connection:
 
     async def connected(self, timeout_s: float) -> Session:
         """The session, waiting for one up to `timeout_s`; raises Unreachable."""
+        session = self._session
+        if session is not None and not session.is_lost and not self.is_closed:
+            return session
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not self.is_connected and not self.is_closed:

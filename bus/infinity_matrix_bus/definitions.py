@@ -4,29 +4,27 @@ A definition is stored before the fact that names it. It is compressed: 2,000 ta
 some 600 KB of JSON and some 30 KB here.
 """
 
-import asyncio
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
 from infinity_matrix_actors.errors import PayloadTooLarge, StorageUnavailable
-from nats.errors import Error as NatsError
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
-from nats.js.kv import KeyValue
 
-from infinity_matrix_bus.api import JetStreamError
+from infinity_matrix_bus.api import JetStreamApi, JetStreamError
 from infinity_matrix_bus.codec import decode_record, encode
 from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.history import read_all
-from infinity_matrix_bus.installation import bucket
-from infinity_matrix_bus.session import Session
+from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects, is_name
 
 #: A compressed definition is not unpacked above this.
 UNPACKED_BYTES_MAX = 64 * 1024 * 1024
 #: What the headers of a write-once key take, and some.
 HEADER_BYTES = 128
+ONCE = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: 0\r\n\r\n"
+#: The server's error for a key that is there already.
+WRONG_LAST_SEQUENCE = 10071
 TIMEOUT_S = 5.0
 
 
@@ -53,8 +51,9 @@ class DefinitionStore:
 
     def __init__(self, session: Session, subjects: Subjects) -> None:
         self._session = session
-        self._name = subjects.bucket("definitions")
-        self._bucket: KeyValue | None = None
+        self._api = JetStreamApi(session)
+        self._stream = f"KV_{subjects.bucket('definitions')}"
+        self._keys = f"$KV.{subjects.bucket('definitions')}."
 
     async def store(self, definition: WorkflowDefinition) -> str:
         """Stores a definition unless it is there; answers its hash. Raises PayloadTooLarge, StorageUnavailable."""
@@ -64,16 +63,13 @@ class DefinitionStore:
         limit = self._session.max_payload_bytes - HEADER_BYTES
         if len(packed) > limit:
             raise PayloadTooLarge(f"the definition of {definition.name}", len(packed), limit)
-        try:
-            await self._guard((await self._open()).create(f"hash.{digest}", packed))
-        except (KeyWrongLastSequenceError, KeyNotFoundError):
-            # It is there, and by its hash, so it is the same; a follower asked about it may not have it yet.
-            return digest
+        # Refused when it is there: then it is the same, because it is there by its hash.
+        await self._put(f"hash.{digest}", packed, ONCE)
         return digest
 
     async def load(self, digest: str) -> WorkflowDefinition | None:
         """The definition of a hash, None when it is not there yet; raises StorageUnavailable."""
-        packed = await self._get(f"hash.{digest}")
+        packed = await self._get("hash", digest)
         if packed is None:
             return None
         unpacker = zlib.decompressobj()
@@ -89,11 +85,11 @@ class DefinitionStore:
         """Stores the definition and makes the workflow's name stand for it."""
         digest = await self.store(definition)
         deployment = Deployment(definition.name, digest, definition.version, is_armed)
-        await self._guard((await self._open()).put(f"name.{definition.name}", encode(deployment.record())))
+        await self._put(f"name.{definition.name}", encode(deployment.record()))
         return deployment
 
     async def deployment(self, workflow: str) -> Deployment | None:
-        data = await self._get(f"name.{workflow}")
+        data = await self._get("name", workflow)
         return None if data is None else Deployment.read(workflow, data)
 
     async def deployed(self, reads: GatheredReads, workflow: str) -> str | None:
@@ -101,7 +97,7 @@ class DefinitionStore:
         if not is_name(workflow):
             return None
         try:
-            found = await reads.read(f"KV_{self._name}", f"$KV.{self._name}.name.{workflow}")
+            found = await reads.read(self._stream, f"{self._keys}name.{workflow}")
         except JetStreamError as error:
             raise StorageUnavailable(f"the definitions could not be reached: {error}") from error
         return Deployment.read(workflow, found[0].data).definition if found and found[0].data else None
@@ -112,40 +108,33 @@ class DefinitionStore:
         if found is None:
             return False
         record = {**found.record(), "armed": False}
-        await self._guard((await self._open()).put(f"name.{workflow}", encode(record)))
+        await self._put(f"name.{workflow}", encode(record))
         return True
 
     async def deployments(self) -> list[Deployment]:
         """All workflows that have a name here."""
-        prefix = f"$KV.{self._name}.name."
-        entries = await read_all(self._session, f"KV_{self._name}", (prefix + "*",))
+        prefix = f"{self._keys}name."
+        entries = await read_all(self._session, self._stream, (prefix + "*",))
         found = {entry.subject[len(prefix) :]: entry.data for entry in entries if entry.data}
         return [Deployment.read(workflow, data) for workflow, data in sorted(found.items())]
 
-    async def _open(self) -> KeyValue:
-        if self._bucket is None:
-            self._bucket = await self._guard(bucket(self._session, self._name))
-        return self._bucket
+    # Not by nats-py's own buckets: their requests do not notice a lost connection, and can swallow a cancellation.
 
-    async def _get(self, key: str) -> bytes | None:
-        store = await self._open()
-        try:
-            value: bytes | None = (await self._guard(store.get(key))).value
-            return value
-        except KeyNotFoundError:
+    async def _get(self, kind: str, name: str) -> bytes | None:
+        # What is asked for comes from anyone: a wildcard would answer some other definition.
+        if not is_name(name):
             return None
-
-    async def _guard(self, call: Any) -> Any:
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                answer = await call
-        except (KeyNotFoundError, KeyWrongLastSequenceError):
-            raise
-        except (NatsError, TimeoutError) as error:
+            stored = await self._api.last_message(self._stream, f"{self._keys}{kind}.{name}")
+        except (JetStreamError, RequestTimeout, SessionLost) as error:
             raise StorageUnavailable(f"the definitions could not be reached: {error}") from error
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            # In Python 3.11 `wait_for`, which nats-py uses, can swallow a cancellation: who waits for the end of this
-            # task would wait for ever.
-            raise asyncio.CancelledError
-        return answer
+        return None if stored is None or not stored.data else stored.data
+
+    async def _put(self, key: str, data: bytes, headers: bytes = b"") -> None:
+        try:
+            reply = await self._session.request(self._keys + key, data, TIMEOUT_S, headers)
+        except (NoResponders, RequestTimeout, SessionLost) as error:
+            raise StorageUnavailable(f"the definitions could not be reached: {error}") from error
+        problem = decode_record(reply).get("error")
+        if problem and problem.get("err_code") != WRONG_LAST_SEQUENCE:
+            raise StorageUnavailable(f"{key} was not stored: {problem.get('description')}")

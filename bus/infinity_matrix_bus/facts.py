@@ -28,6 +28,8 @@ WIRE_VERSION = 1
 DECIDE_VERSION = 1
 _ERROR_TEXT_MAX = 4096
 _ERROR_TYPE_MAX = 256
+#: A year; a `retry_after` beyond it is none.
+_DELAY_MAX_S = 365 * 86_400
 
 
 def started_payload(fact: Started) -> bytes:
@@ -113,7 +115,9 @@ def _error(value: Any) -> TaskError:
     if not isinstance(value, dict):
         return TaskError("error", str(value)[:_ERROR_TEXT_MAX])
     retry_after = value.get("retry_after")
-    is_delay = isinstance(retry_after, int | float) and not isinstance(retry_after, bool)
+    is_delay = (
+        isinstance(retry_after, int | float) and not isinstance(retry_after, bool) and 0 <= retry_after <= _DELAY_MAX_S
+    )
     return TaskError(
         str(value.get("type") or "error")[:_ERROR_TYPE_MAX],
         str(value.get("message") or "")[:_ERROR_TEXT_MAX],

@@ -1,11 +1,12 @@
 """The installation: what every part of one system must agree on, made once and read by all.
 
-The number of shards, the version and the prefix, and the secret of the capabilities, which only coordinators read.
+The number of shards, the bytes its streams share, the version and the prefix, and the secret of the capabilities,
+which only coordinators read.
 """
 
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from infinity_matrix_actors.errors import NotInstalled, StorageUnavailable
@@ -17,7 +18,7 @@ from nats.js.kv import KeyValue
 
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.session import Session
-from infinity_matrix_bus.streams import budget_bytes, make_streams, stream_configs
+from infinity_matrix_bus.streams import fitting_budget, make_streams, stream_configs
 from infinity_matrix_bus.subjects import Subjects
 
 SHARDS_DEFAULT = 4
@@ -38,7 +39,7 @@ class Installation:
 
     prefix: str
     shards: int
-    secret: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
 
     def subjects(self) -> Subjects:
         return Subjects(self.prefix, self.secret)
@@ -67,10 +68,13 @@ async def install(session: Session, prefix: str = "im", shards: int = SHARDS_DEF
         for name in _BUCKETS:
             await _make_bucket(session, subjects.bucket(name), replicas)
         await _make_bucket(session, subjects.bucket("members"), replicas, ttl_s=MEMBER_TTL_S)
+        budget = await _stored(session, store._name, "budget")
+        if budget is None:
+            budget = str(await fitting_budget(JetStreamApi(session), subjects, replicas))
+            budget = await _agree(session, store, "budget", budget)
     except NatsError as error:
         raise StorageUnavailable(f"the installation could not be made: {error}") from error
-    api = JetStreamApi(session)
-    await make_streams(api, stream_configs(subjects, shards, replicas, await budget_bytes(api)))
+    await make_streams(JetStreamApi(session), stream_configs(subjects, shards, replicas, int(budget)))
     return Installation(prefix, shards, _secret(secret))
 
 
@@ -78,7 +82,10 @@ async def mend_derived_streams(session: Session, installation: Installation) -> 
     """Makes the derived streams that are gone; never the log, in whose place nothing may be made."""
     subjects = installation.subjects()
     api = JetStreamApi(session)
-    configs = stream_configs(subjects, installation.shards, _replicas(session), await budget_bytes(api))
+    budget = await _stored(session, subjects.bucket("installation"), "budget")
+    if budget is None:
+        raise NotInstalled(session.endpoint.shown_url, installation.prefix)
+    configs = stream_configs(subjects, installation.shards, _replicas(session), int(budget))
     logs = {subjects.facts_stream(shard) for shard in range(installation.shards)}
     await make_streams(api, [config for config in configs if config["name"] not in logs])
 
@@ -128,10 +135,14 @@ async def _agree(session: Session, store: KeyValue, key: str, value: str) -> str
     try:
         await store.create(key, value.encode())
     except (KeyWrongLastSequenceError, KeyNotFoundError):
-        # Not by the bucket: in a cluster a follower may answer that has not seen the other's write.
-        name = store._name
-        stored = await JetStreamApi(session).last_message(f"KV_{name}", f"$KV.{name}.{key}")
+        stored = await _stored(session, store._name, key)
         if stored is None:
             raise StorageUnavailable(f"{key} of the installation was neither written nor found") from None
-        return stored.data.decode()
+        return stored
     return value
+
+
+async def _stored(session: Session, bucket_name: str, key: str) -> str | None:
+    # Not by the bucket: in a cluster a follower may answer that has not seen another's write.
+    stored = await JetStreamApi(session).last_message(f"KV_{bucket_name}", f"$KV.{bucket_name}.{key}")
+    return None if stored is None else stored.data.decode()

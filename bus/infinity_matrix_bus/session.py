@@ -93,6 +93,8 @@ class Session:
         self.is_lost = False
         self.inbox = ""
         self._replies: dict[str, ReplyCallback] = {}
+        #: Those of requests with many replies, which stay until they are forgotten.
+        self._many: dict[str, ReplyCallback] = {}
         self._tokens = itertools.count()
         self._buffer: list[bytes] = []
         self._loop = asyncio.get_running_loop()
@@ -185,9 +187,20 @@ class Session:
         self._replies[token] = callback
         return token
 
+    def request_many_with(self, subject: str, payload: bytes, callback: ReplyCallback) -> str:
+        """`request_with` for many replies: `callback` has each until its token is forgotten.
+
+        On the session's own inbox: a subscription for each request cost server and client more than the request.
+        """
+        token = str(next(self._tokens))
+        self.publish(subject, payload, self.inbox + token)
+        self._many[token] = callback
+        return token
+
     def forget(self, token: str) -> None:
-        """Gives up on a reply; its callback is not called any more."""
+        """Gives up on replies; the callback is not called any more."""
         self._replies.pop(token, None)
+        self._many.pop(token, None)
 
     async def request(self, subject: str, payload: bytes = b"", timeout_s: float = 5.0, headers: bytes = b"") -> bytes:
         """The reply to one request; raises NoResponders, RequestTimeout, SessionLost and what `publish` raises."""
@@ -262,7 +275,8 @@ class Session:
             self.client.write(b"".join(buffer))
 
     def _on_reply(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        callback = self._replies.pop(subject[len(self.inbox) :], None)
+        token = subject[len(self.inbox) :]
+        callback = self._replies.pop(token, None) or self._many.get(token)
         if callback is not None:
             callback(data, headers)
 
@@ -292,9 +306,11 @@ class Session:
         self.lost.set()
         self.client.abort()
         self._buffer.clear()
-        replies, self._replies = self._replies, {}
+        replies = [*self._replies.values(), *self._many.values()]
+        self._replies.clear()
+        self._many.clear()
         hooks, self._on_lost = self._on_lost, []
-        for callback in replies.values():
+        for callback in replies:
             _call(lambda callback=callback: callback(None, None))  # type: ignore[misc]
         for hook in hooks:
             _call(hook)

@@ -6,7 +6,7 @@ The log and everything precious is R3 in a cluster and R1 embedded. Derived stre
 
 from typing import Any
 
-from infinity_matrix_bus.api import NAME_IN_USE, JetStreamApi, JetStreamError
+from infinity_matrix_bus.api import NAME_IN_USE, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
 from infinity_matrix_bus.subjects import Subjects
 
 _SECOND = 1_000_000_000
@@ -20,8 +20,15 @@ STATUS_SHARE = 0.05
 LOGS_SHARE = 0.10
 TRIGGERS_SHARE = 0.03
 DEAD_SHARE = 0.02
-#: When the account names no limit.
+SHARES = FACTS_SHARE + WORK_SHARE + STATUS_SHARE + LOGS_SHARE + TRIGGERS_SHARE + DEAD_SHARE
+#: When the account names no limit, and the server has room for it.
 BUDGET_DEFAULT_BYTES = 8 * 1024**3
+#: With less than this there is no use in trying.
+BUDGET_MIN_BYTES = 64 * 1024**2
+#: Reservations tried to find out what there is room for.
+PROBES_MAX = 50
+#: The server's error when streams would reserve more than it may store.
+NO_ROOM = 10047
 #: Who asks before running covers what the window does not: DESIGN rule 5 publishes plainly for a quarter of it.
 WORK_DUPLICATE_WINDOW_S = 120
 TRIGGERS_DUPLICATE_WINDOW_S = 600
@@ -103,11 +110,45 @@ async def make_streams(api: JetStreamApi, configs: list[dict[str, Any]]) -> None
                 raise
 
 
+async def fitting_budget(api: JetStreamApi, subjects: Subjects, replicas: int) -> int:
+    """What the streams of an installation may share, in bytes: as much as there is room for now."""
+    budget = await budget_bytes(api)
+    # A server does not tell what it may store when the account has no limit; it tells when a reservation is too much.
+    probe = subjects.bucket("probe")
+    config = {"name": probe, "subjects": [f"{subjects.prefix}.probe"], "storage": "file", "num_replicas": replicas}
+    for _ in range(PROBES_MAX):
+        if budget <= BUDGET_MIN_BYTES:
+            break
+        try:
+            await api.create_stream({**config, "max_bytes": int(budget * SHARES)})
+        except JetStreamError as error:
+            if error.code == NO_ROOM:
+                budget //= 2
+            elif error.code == NAME_IN_USE:
+                # Another installs at this moment, or broke off while it did.
+                await _delete_stream(api, probe)
+            else:
+                raise
+        else:
+            await _delete_stream(api, probe)
+            break
+    return budget
+
+
 async def budget_bytes(api: JetStreamApi) -> int:
     """What the account may store, in bytes."""
     limits = (await api.call("INFO")).get("limits", {})
     storage = int(limits.get("max_storage", -1))
     return storage if storage > 0 else BUDGET_DEFAULT_BYTES
+
+
+async def _delete_stream(api: JetStreamApi, name: str) -> None:
+    try:
+        await api.call(f"STREAM.DELETE.{name}")
+    except JetStreamError as error:
+        # Another who installs at this moment was quicker.
+        if error.code != STREAM_NOT_FOUND:
+            raise
 
 
 def agent_consumer(subjects: Subjects, agent: str) -> dict[str, Any]:

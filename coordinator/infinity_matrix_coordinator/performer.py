@@ -22,7 +22,7 @@ from infinity_matrix_actors.effect import (
     PurgeWork,
     TellAgents,
 )
-from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge
+from infinity_matrix_actors.errors import InfinityMatrixError, PayloadNotEncodable, PayloadTooLarge
 from infinity_matrix_actors.fact import CommandKind, ErrorType, Finished, TaskError
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import encode, rfc3339
@@ -172,7 +172,7 @@ class Performer:
             payload = work_payload(self.subjects, self.shard, execution, task, is_repair=is_repair)
             self.publisher.publish(self.subjects.work(agent, *key), payload, on_ack, headers)
             self.counters.works += 1
-        except PayloadTooLarge as error:
+        except (PayloadTooLarge, PayloadNotEncodable) as error:
             self._undeliverable(execution, task, str(error))
 
     def _undeliverable(self, execution: ExecutionActor, task: str, reason: str) -> None:

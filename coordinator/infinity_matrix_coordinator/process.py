@@ -139,8 +139,11 @@ class Coordinator:
         self._membership = Membership(session, subjects, self.instance)
         self._membership.heartbeat()
         running: dict[int, asyncio.Task[None]] = {}
+        triggers = Triggers(
+            session, subjects, installation.shards, self._outbox, lambda digest: self._load_plan(session, digest)
+        )
         others = [
-            asyncio.create_task(Triggers(session, subjects, installation.shards, self._outbox).run(), name="triggers"),
+            asyncio.create_task(triggers.run(), name="triggers"),
             asyncio.create_task(self._mark_often(session, subjects), name="marks"),
         ]
         try:

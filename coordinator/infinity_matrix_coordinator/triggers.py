@@ -6,7 +6,9 @@ event delivered twice starts nothing twice.
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from infinity_matrix_actors.condition import ConditionError, Filter, compile_filter
 from infinity_matrix_actors.errors import InfinityMatrixError, InvalidDefinition, PayloadTooLarge
@@ -25,6 +27,7 @@ from infinity_matrix_bus.subjects import Subjects, shard_of
 CONSUMER = "im-triggers"
 IN_FLIGHT_MAX = 256
 ARMED_REFRESH_S = 5.0
+REFRESH_RETRY_S = 1.0
 #: Definitions whose triggers are kept compiled.
 COMPILED_MAX = 10_000
 _NANOSECONDS = 1_000_000_000
@@ -54,7 +57,17 @@ def matches(pattern: tuple[str, ...], event: tuple[str, ...]) -> bool:
 class Triggers:
     """Starts executions for events, on one session."""
 
-    def __init__(self, session: Session, subjects: Subjects, shards: int, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        session: Session,
+        subjects: Subjects,
+        shards: int,
+        outbox: Outbox,
+        prepare: Callable[[str], Awaitable[Any]],
+    ) -> None:
+        #: Called with the hash of every deployed definition: its agents find their consumers before its first start.
+        self._prepare = prepare
+        self._prepared: set[str] = set()
         self._session = session
         self._subjects = subjects
         self._shards = shards
@@ -108,6 +121,12 @@ class Triggers:
             self._armed = armed
             self._armed_of = heard
 
+    async def _prepare_deployed(self) -> None:
+        for deployment in await self._store.deployments():
+            if deployment.definition not in self._prepared:
+                await self._prepare(deployment.definition)
+                self._prepared.add(deployment.definition)
+
     async def _triggers_of(self, workflow: str, digest: str) -> list[Armed]:
         compiled = self._compiled.get(digest)
         if compiled is not None:
@@ -145,13 +164,15 @@ class Triggers:
 
     async def _refresh_often(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), ARMED_REFRESH_S)
-            self._changed.clear()
             try:
+                await self._prepare_deployed()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), ARMED_REFRESH_S)
+                self._changed.clear()
                 await self.refresh()
             except InfinityMatrixError as error:
                 log.info("triggers_not_refreshed", reason=str(error))
+                await asyncio.sleep(REFRESH_RETRY_S)
 
     async def _open(self) -> Puller:
         stream = self._subjects.triggers_stream

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from harness import World
+from harness import World, say
 from infinity_matrix_bus.server import EmbeddedServer
 
 
@@ -16,4 +16,4 @@ async def world(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[World]:
         yield world
     finally:
         world.close()
-        print(world.logs())
+        say(world.logs())

@@ -13,11 +13,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import infinity_matrix
 from infinity_matrix.client import Client
 from infinity_matrix_bus.server import EmbeddedServer
+from nats.aio.client import Client as Nats
+from nats.js.errors import NotFoundError
 
 HERE = Path(__file__).parent
 READY_S = 20.0
@@ -26,10 +29,15 @@ POLL_S = 0.02
 SEED_VARIABLE = "IM_TEST_SEED"
 
 
+def say(text: str) -> None:
+    """Shown by pytest when the test fails, or with `-s`."""
+    sys.stdout.write(f"{text}\n")
+
+
 def seeded() -> random.Random:
     """Randomness whose seed is printed, so that a failing run can be repeated with `IM_TEST_SEED`."""
     seed = int(os.environ.get(SEED_VARIABLE, random.randrange(1 << 32)))
-    print(f"seed {seed}")
+    say(f"seed {seed}")
     return random.Random(seed)
 
 
@@ -142,6 +150,26 @@ class World:
     def logs(self) -> str:
         """The end of what each process printed, for a failing test."""
         return "\n".join(f"--- {process.name}\n{process.log.read_text()[-1500:]}" for process in self.processes)
+
+
+async def consumer_is_there(nats: Nats, agent: str) -> None:
+    """Waits until the coordinators have made an agent's consumer."""
+
+    async def is_there() -> bool:
+        try:
+            await nats.jetstream().consumer_info("IM_WORK", agent)
+        except NotFoundError:
+            return False
+        return True
+
+    await until(is_there, 5.0, f"the consumer of {agent}")
+
+
+async def set_ack_wait(nats: Nats, agent: str, seconds: float) -> None:
+    """Shortens an agent's lease, as an operator may."""
+    await consumer_is_there(nats, agent)
+    info = await nats.jetstream().consumer_info("IM_WORK", agent)
+    await nats.jetstream().add_consumer("IM_WORK", replace(info.config, ack_wait=seconds))
 
 
 async def started(client: Client, definition: str, workflow: str, count: int, gap_s: float = 0.0) -> list[str]:

@@ -40,6 +40,13 @@ class Line:
     process: int
 
 
+def lines_of(journal: Path) -> list[Line]:
+    """What the journal says so far."""
+    if not journal.exists():
+        return []
+    return [Line(**json.loads(line)) for line in journal.read_text().splitlines()]
+
+
 @dataclass(slots=True)
 class History:
     """Facts by execution in log order, each with its sequence, and the journal."""
@@ -73,8 +80,7 @@ class History:
                             history.definitions[fact.definition] = definition
         finally:
             await connection.close()
-        if journal.exists():
-            history.journal = [Line(**json.loads(line)) for line in journal.read_text().splitlines()]
+        history.journal = lines_of(journal)
         return history
 
     @property

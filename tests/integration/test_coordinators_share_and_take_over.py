@@ -1,10 +1,10 @@
-"""Coordinators that are killed, frozen, or two on one shard: everything completes, and nothing runs after its outcome."""
+"""Coordinators killed, frozen, or two on one shard: everything completes, and nothing runs after its outcome."""
 
 import asyncio
 import random
 import time
 
-from harness import Process, World, all_finished, seeded, started
+from harness import Process, World, all_finished, say, seeded, started
 from history import History
 from infinity_matrix.workflow import Task, Workflow
 
@@ -33,7 +33,7 @@ async def assert_clean(world: World, count: int) -> History:
     assert len(history.facts) == count
     assert history.violations() == []
     assert history.garbage == 0
-    print(f"{len(history.begun)} beginnings, {history.repeated()} repeated before their outcome")
+    say(f"{len(history.begun)} beginnings, {history.repeated()} repeated before their outcome")
     return history
 
 

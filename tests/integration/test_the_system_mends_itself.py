@@ -1,13 +1,13 @@
-"""What is lost on the way is found again: acked too early, purged, deleted, or forgotten by a server that was killed."""
+"""What is lost is found again: acked too early, purged, deleted, or forgotten by a server that was killed."""
 
 import asyncio
 import json
 
-from harness import World, all_finished, seeded, started, until
+from harness import World, all_finished, consumer_is_there, say, seeded, started, until
 from history import History
 from infinity_matrix.workflow import Task, Workflow
 from infinity_matrix_bus.api import JetStreamApi
-from infinity_matrix_bus.session import Session
+from infinity_matrix_bus.session import Endpoint, Session
 from plain import connected, one_work, serving
 
 EXECUTIONS_WITH_SERVER_KILLED = 300
@@ -21,8 +21,6 @@ def two_tasks(name: str, seconds: float = 0.0) -> Workflow:
 
 
 async def session_of(world: World) -> Session:
-    from infinity_matrix_bus.session import Endpoint
-
     return await Session.connect(Endpoint(world.server.connect_url))
 
 
@@ -37,7 +35,7 @@ async def test_work_that_is_acked_without_an_outcome_is_published_again_and_says
     async with world.client() as client, connected(world.server.connect_url) as nats:
         execution = await two_tasks("acked-early").start()
         stream = nats.jetstream()
-        await until(lambda: consumer_is_there(nats, "worker"), 5.0)
+        await consumer_is_there(nats, "worker")
         message = await one_work(stream, "worker")
         await message.ack_sync()
         again = await one_work(stream, "worker")
@@ -49,16 +47,6 @@ async def test_work_that_is_acked_without_an_outcome_is_published_again_and_says
         await again.ack()
         await world.agent("worker")
         assert (await client.wait(execution, 10.0)).status == "completed"
-
-
-async def consumer_is_there(nats, agent: str) -> bool:  # type: ignore[no-untyped-def]
-    from nats.js.errors import NotFoundError
-
-    try:
-        await nats.jetstream().consumer_info("IM_WORK", agent)
-    except NotFoundError:
-        return False
-    return True
 
 
 async def test_executions_complete_although_all_work_is_purged(world: World) -> None:
@@ -102,7 +90,7 @@ async def test_executions_complete_although_the_server_is_killed_under_them(worl
         assert set(states.values()) == {"completed"}
     history = await clean_history(world)
     assert len(history.outcomes()) == 2 * EXECUTIONS_WITH_SERVER_KILLED
-    print(f"{len(history.begun)} beginnings, {history.repeated()} repeated before their outcome")
+    say(f"{len(history.begun)} beginnings, {history.repeated()} repeated before their outcome")
 
 
 async def test_work_goes_on_when_a_consumer_is_deleted_under_its_agents(world: World) -> None:

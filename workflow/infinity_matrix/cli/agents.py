@@ -1,6 +1,5 @@
 """Commands on agents: who takes work here; serving agents written in Python, and programs as agents."""
 
-import asyncio
 import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +32,8 @@ async def agents(settings: Settings) -> None:
 
     Queued: nobody has it yet. In work: given out, no outcome yet. Asking: requests for work that wait.
     """
+    import asyncio
+
     async with connected(settings) as client:
         session = await client.operations.session()
         instances, consumers = await asyncio.gather(_instances(session, client.prefix), _consumers(client))
@@ -108,6 +109,8 @@ async def _serve(settings: Settings, agents: list["Agent"]) -> None:
 
 async def _instances(session: "Session", prefix: str) -> list[dict[str, str]]:
     """The instances that answer NATS service discovery as agents of this installation."""
+    import asyncio
+
     from infinity_matrix_bus.codec import Undecodable, decode_record
 
     found: list[dict[str, str]] = []

@@ -3,7 +3,6 @@
 Nothing heavy is imported before a command runs: `--help` must answer at once.
 """
 
-import asyncio
 import functools
 import inspect
 import os
@@ -119,6 +118,8 @@ def run_in_loop(work: Coroutine[Any, Any, Any]) -> Any:
     try:
         import uvloop
     except ImportError:
+        import asyncio
+
         return asyncio.run(work)
     return uvloop.run(work)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -18,12 +19,12 @@ CONNECT_RETRY_S = 1.0
 log = get_logger("infinity_matrix.cli")
 
 
-def log_to_stderr(*, as_json: bool) -> None:
+def log_to_stderr(level: int = logging.INFO, *, as_json: bool) -> None:
     """Sends this process's log to stderr: lines for a terminal, JSON for whatever collects them."""
     if as_json or not sys.stderr.isatty():
-        log_json(sys.stderr)
+        log_json(sys.stderr, level)
     else:
-        log_lines(sys.stderr)
+        log_lines(sys.stderr, level)
 
 
 @asynccontextmanager

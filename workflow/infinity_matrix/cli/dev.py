@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -46,7 +47,8 @@ async def run_dev(
             raise UsageProblem(
                 str(error), "'imx dev --stop' ends a background runtime; --store uses another folder"
             ) from error
-        log_to_stderr(as_json=as_json)
+        # That shards are taken is news for an operator, not for who develops a workflow.
+        log_to_stderr(logging.WARNING, as_json=as_json)
         coordinator = Coordinator(Endpoint(server.connect_url, name="infinity-matrix-dev"))
         stack.push_async_callback(coordinator.stop)
         await coordinator.start()
@@ -111,7 +113,7 @@ async def _keep_running(server: EmbeddedServer) -> None:
         if not server.running:
             log.warning("server_ended", log=str(server.log_path))
             await server.start()
-            log.info("server_started_again", url=server.url)
+            log.warning("server_started_again", url=server.url)
 
 
 def _announce(server: EmbeddedServer, *, sync: str, note: str, is_found: bool, as_json: bool) -> None:

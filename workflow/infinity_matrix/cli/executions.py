@@ -1,6 +1,5 @@
 """Commands on executions: status, watch, ls, cancel, logs; and tail, which shows what goes by."""
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +31,8 @@ async def status(settings: Settings, id: ExecutionId) -> None:
     if settings.as_json:
         output.write_json(found)
     else:
-        output.console().print(View.of(found).render())
+        console = output.console()
+        console.print(View.of(found).render(is_marked=console.is_terminal))
 
 
 @command(app, "watch")
@@ -63,9 +63,10 @@ async def ls(
     if settings.as_json:
         output.write_json(shown)
         return
+    console = output.console()
     rows = [
         (
-            output.state_text(item.state, is_marked=True),
+            output.state_text(item.state, is_marked=console.is_terminal),
             item.workflow,
             item.execution_id,
             output.date(item.started_at),
@@ -73,7 +74,7 @@ async def ls(
         )
         for item in shown
     ]
-    output.console().print(output.table(("state", "workflow", "execution", "started", "took"), rows, right=("took",)))
+    console.print(output.table(("state", "workflow", "execution", "started", "took"), rows, right=("took",)))
     if len(found) > limit:
         output.note(f"{limit} of {len(found):,}; --limit shows more")
 
@@ -120,6 +121,8 @@ async def tail(
     ] = None,
 ) -> None:
     """Print messages as they go by. Each is a line of JSON with its subject."""
+    import asyncio
+
     from infinity_matrix_bus.session import SessionLost
 
     if subject is not None and (not subject or any(character.isspace() for character in subject)):
@@ -141,8 +144,10 @@ async def tail(
         while True:
             try:
                 session = await client.operations.session()
-                await session.subscribe(subject or client.operations.subjects.all_status, take)
+                tailed = subject or client.operations.subjects.all_status
+                await session.subscribe(tailed, take)
                 session.when_lost(lose)
+                output.note(f"tailing {tailed}")
                 while (item := await queue.get()) is not None:
                     output.write_line(_message_text(*item))
                     if dropped:

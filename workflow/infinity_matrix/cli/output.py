@@ -79,8 +79,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
     return grid
 
 
-def state_text(state: str, *, is_marked: bool = False) -> Any:
-    """A state in its colour."""
+def state_text(state: str, *, is_marked: bool = True) -> Any:
+    """A state in its colour, behind its mark; a pipe gets no mark, so that the first word is the state."""
     from rich.text import Text
 
     mark = f"{STATE_MARKS.get(state, ' ')} " if is_marked else ""

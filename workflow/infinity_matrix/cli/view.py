@@ -109,19 +109,19 @@ class View:
         if row is not None and row.state not in SETTLED and isinstance(percent, int | float):
             row.note = f"{percent:.0f}% {message or ''}".rstrip()
 
-    def render(self, rows_max: int | None = None) -> Any:
+    def render(self, rows_max: int | None = None, *, is_marked: bool = True) -> Any:
         """The view as rich shows it; the most telling `rows_max` tasks, or all."""
         from rich.console import Group
         from rich.text import Text
 
         now = time.time()
-        parts: list[Any] = [self._heading(now), self._bar(), Text()]
+        parts: list[Any] = [self._heading(now, is_marked=is_marked), self._bar(), Text()]
         rows = list(self.rows.values())
         if rows_max is not None and len(rows) > rows_max:
             rows = sorted(rows, key=lambda row: (_ORDER.index(row.state), -row.changed_at))[:rows_max]
         shown = [
             (
-                output.state_text(row.state, is_marked=True),
+                output.state_text(row.state, is_marked=is_marked),
                 Text(row.id, style="bold"),
                 Text(row.agent, style="dim"),
                 str(row.attempt or ""),
@@ -137,12 +137,12 @@ class View:
             parts.append(Text(f"\n{output.error_text(self.error)}", style="red"))
         return Group(*parts)
 
-    def _heading(self, now: float) -> Any:
+    def _heading(self, now: float, *, is_marked: bool) -> Any:
         from rich.text import Text
 
         elapsed = output.span((self.ended_at or now) - self.started_at)
         return Text.assemble(
-            output.state_text(self.state, is_marked=True),
+            output.state_text(self.state, is_marked=is_marked),
             ("  " + self.workflow, "bold"),
             ("  " + self.execution_id, "dim"),
             ("  " + elapsed, ""),

@@ -13,7 +13,7 @@ from infinity_matrix.cli.source import is_file, load_agents, load_definition, re
 
 if TYPE_CHECKING:
     from infinity_matrix_actors.definition import WorkflowDefinition
-    from infinity_matrix_coordinator.views import ExecutionResult, ExecutionStatus
+    from infinity_matrix_coordinator.views import ExecutionResult
 
 app = typer.Typer()
 
@@ -40,6 +40,8 @@ async def run(
 
     Without a system it starts the local runtime. Against that, the agents of MODULE are served meanwhile.
     """
+    import asyncio
+
     from infinity_matrix_agents import agents_of_this_process
 
     from infinity_matrix.cli.view import follow
@@ -56,18 +58,24 @@ async def run(
             await client.serve(served)
             client.names_untaken = True
             execution_id = await client.start_definition(definition, value, id)
-            if settings.as_json:
-                result = await client.wait(execution_id)
-                output.write_json(result)
-            else:
-                status = await follow(client, execution_id, sys.stderr)
-                result = await client.wait(execution_id)
-                _print_result(definition, status, result)
+            # Waiting beside following, not after it: it names the agents that nobody runs.
+            waiting = asyncio.create_task(client.wait(execution_id))
+            try:
+                if not settings.as_json:
+                    await follow(client, execution_id, sys.stderr)
+                result = await waiting
+            finally:
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
     except BaseException:
         if execution_id is not None:
             with suppress(OSError):
                 output.note(f"execution {execution_id} goes on; 'imx watch {execution_id}' shows it")
         raise
+    if settings.as_json:
+        output.write_json(result)
+    else:
+        _print_result(definition, result)
     return 0 if result.status == "completed" else WORKFLOW_FAILED
 
 
@@ -156,12 +164,11 @@ def _tasks(definition: "WorkflowDefinition") -> str:
     return f"{count:,} task" + ("" if count == 1 else "s")
 
 
-def _print_result(definition: "WorkflowDefinition", status: "ExecutionStatus", result: "ExecutionResult") -> None:
-    """The outputs of the tasks nothing depends on, as JSON on stdout; what else there is to say goes to stderr."""
-    if result.status == "completed":
-        output.note(f"completed in {output.span(result.duration)}  {result.execution_id}")
-    else:
-        output.note(f"{result.status}  {output.error_text(result.error)}  {result.execution_id}".rstrip())
+def _print_result(definition: "WorkflowDefinition", result: "ExecutionResult") -> None:
+    """The outputs of the tasks nothing depends on, as JSON on stdout; stderr has shown the rest already."""
+    if result.status != "completed":
+        return
+    output.note("" if sys.stderr.isatty() else f"{result.execution_id} took {output.span(result.duration)}")
     inner = {upstream for task in definition.tasks for upstream in task.depends_on}
     outputs: dict[str, Any] = {task: value for task, value in result.outputs.items() if task not in inner}
     output.write_line(output.to_json(outputs, indent=2))
