@@ -143,7 +143,7 @@ class ExecutionActor:
             actor = self.tasks.get(task)
             if actor is None or self.is_decided:
                 return []
-            if self.stopped_at is not None and not actor.is_open:
+            if self.stopped_at is not None and not actor.is_open and task not in self.plan.undo_nodes:
                 # Its backoff leads nowhere any more; a `due` now would only burn the slot.
                 return []
             return expire_task(task, actor, now)

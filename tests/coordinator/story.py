@@ -4,7 +4,7 @@
     a ok          -> work b.1            | a completed, b queued
 
 Facts: `started`, `a ok`, `a fails [type]`, `a fatal [type]` (not retryable), `a later 7` (fails, retry_after 7 s),
-`a closed <type>` (by a coordinator), `a taken`, `a due 2`, `cancel`, `deadline`, `signal`, `finished <state>`. `a.2 ok`
+`a closed <type>` (by a coordinator), `a taken`, `a due 2`, `a released [late]`, `cancel`, `deadline`, `signal`, `finished <state>`. `a.2 ok`
 is about attempt 2 (else the current one), `a@thief ok` comes from another agent. Each fact is one second after the one
 before, or `+60 a ok` sixty. A line beginning with `=` in the last column names the execution's state.
 """
@@ -29,6 +29,7 @@ from infinity_matrix_actors.effect import (
     TellAgents,
 )
 from infinity_matrix_actors.fact import (
+    RELEASED_SIGNAL,
     Command,
     CommandKind,
     Due,
@@ -56,6 +57,11 @@ def task(id: str, *depends_on: str, **fields: Any) -> TaskDefinition:
     if "run_when" in fields:
         fields["run_when"] = RunWhen(fields["run_when"])
     return TaskDefinition(id, AGENT, depends_on, **fields)
+
+
+def undo(forward: str | None, id: str, **fields: Any) -> TaskDefinition:
+    """A task of `on_failure`; with `forward` the compensation of that task."""
+    return task(id, compensates=forward, **fields)
 
 
 def workflow(*tasks: TaskDefinition, **fields: Any) -> WorkflowDefinition:
@@ -223,6 +229,9 @@ class Story:
                 return Outcome(*about, error=TaskError(kind, "closed", retryable=kind == "timed_out"), closed=True)
             case ["taken"]:
                 return Taken(*about)
+            case ["released", *late]:
+                data = {"task": name, "attempt": about[4], "late": bool(late)}
+                return Signal(EXECUTION, now, RELEASED_SIGNAL, f"{name}-{about[4]}", data)
             case ["due", attempt]:
                 return Due(EXECUTION, now, name, int(attempt))
         raise AssertionError(f"no such fact: {words}")
