@@ -83,6 +83,7 @@ class Delivery:
         """Whether a cancel of (execution, task or all, attempt or 0) means this one."""
         return (
             self.record["execution"] == execution
-            and (task is None or self.record["task"] == task)
+            # "All tasks" are the forward ones: an owner that lags tells agents to stop while others undo already.
+            and ("cause" not in self.record if task is None else self.record["task"] == task)
             and attempt in (0, self.record["attempt"])
         )

@@ -132,7 +132,7 @@ class ExecutionActor:
                 assert actor.dispatched_at is not None
                 effects.append(PublishWork(name, actor.attempt, actor.dispatched_at))
             self._arm(name, actor, effects)
-        if self.stopped_at is not None:
+        if self.stopped_at is not None and self.saga is None:
             effects.append(TellAgents(None, self._stop_reason()))
         self._arm_execution(effects)
         return effects

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 from infinity_matrix_actors.definition import CompensateWhen, TaskDefinition, WorkflowDefinition
+from infinity_matrix_actors.effect import TellAgents
 from story import Story, task, undo, workflow
 
 RETRY = {"max_attempts": 2, "backoff": "fixed", "initial_delay": 5.0, "jitter": 0.0}
@@ -186,6 +187,11 @@ def test_a_success_after_the_closing_is_reported_as_late() -> None:
     story.tells("started", "a closed timed_out", "a released late")
     assert story.actor.tasks["a"].is_late
     assert story.state_of("undo-a") == "queued"
+
+
+def test_a_new_owner_of_a_saga_under_way_tells_nobody_to_stop() -> None:
+    story = Story(chain(undo("a", "undo-a"), undo("b", "undo-b"))).tells("started", "a ok", "b ok", "c fatal")
+    assert not [effect for effect in story.actor.outstanding() if isinstance(effect, TellAgents)]
 
 
 @pytest.mark.parametrize(
