@@ -23,7 +23,7 @@ class RunWhen(StrEnum):
     ANY_FAILED = "any_failed"
 
 
-#: A failure of an upstream task is handled, and does not fail the execution, by a task that runs when one of these holds.
+#: A task that runs when one of these holds handles the failure of an upstream task: it does not fail the execution.
 HANDLES_FAILURE = frozenset({RunWhen.ANY_FAILED, RunWhen.ALL_SETTLED, RunWhen.ANY_COMPLETED})
 
 

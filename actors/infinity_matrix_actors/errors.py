@@ -25,7 +25,7 @@ class InvalidName(InvalidDefinition):
     def __init__(self, kind: str, value: object) -> None:
         super().__init__(
             f"{kind} {value!r} is not a valid name",
-            hint="1 to 64 of the letters a-z A-Z, digits, '_' and '-', beginning with a letter or digit, not with 'im-'",
+            hint="1 to 64 of a-z, A-Z, 0-9, '_' and '-', beginning with a letter or digit, not with 'im-'",
         )
 
 

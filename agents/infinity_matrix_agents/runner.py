@@ -70,6 +70,7 @@ class AgentRunner:
         self._trusted_from = 0.0
         self._consumer_sequence = 0
         self._lease_interval_s = LEASE_INTERVAL_S
+        self._away_s = AWAY_S
         self._queue: deque[Delivery] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._workers: list[asyncio.Task[None]] = []
@@ -160,6 +161,7 @@ class AgentRunner:
         self._consumer_sequence = 0
         ack_wait_s = int(info["config"].get("ack_wait", 0)) / 1e9 or ACK_WAIT_S
         self._lease_interval_s = min(LEASE_INTERVAL_S, ack_wait_s / 3)
+        self._away_s = min(AWAY_S, self._lease_interval_s)
 
     def _on_broken(self, reason: str) -> None:
         log.warning("consumer_broken", agent=self.agent.name, reason=reason)
@@ -239,7 +241,7 @@ class AgentRunner:
     def _distrust(self, delivery: Delivery) -> None:
         """Notices what this process cannot see otherwise: that it slept, or that its consumer was made again."""
         now = self._loop.time()
-        if now - self._ticked_at > AWAY_S or delivery.consumer_sequence <= self._consumer_sequence:
+        if now - self._ticked_at > self._away_s or delivery.consumer_sequence <= self._consumer_sequence:
             self._trusted_from = self._time.now()
         self._consumer_sequence = delivery.consumer_sequence
 
@@ -439,7 +441,7 @@ class AgentRunner:
         extended_at = self._loop.time()
         while True:
             await asyncio.sleep(TICK_S)
-            if self._loop.time() - self._ticked_at > AWAY_S:
+            if self._loop.time() - self._ticked_at > self._away_s:
                 self._trusted_from = self._time.now()
             self._ticked_at = self._loop.time()
             now = self._time.now()

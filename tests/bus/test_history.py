@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from bus_world import eventually, freeze
+from bus_world import eventually
 from infinity_matrix_actors.fact import Command, CommandKind, Fact, Finished, Outcome, Started, TaskError
 from infinity_matrix_bus import history as history_module
 from infinity_matrix_bus.api import MULTI_LAST_MAX, JetStreamApi, JetStreamError
@@ -241,7 +241,6 @@ async def test_a_follower_is_told_when_the_session_is_lost(
     async with following(session, subjects) as facts:
         assert isinstance((await anext(facts))[1], Started)
         coming = asyncio.ensure_future(anext(facts))
-        await freeze(server)
         await server.kill()
         with pytest.raises(SessionLost):
             await coming

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from command_line import CommandLine, end, first_line, until
-from infinity_matrix_agents.command import failure_of, read_result
+from infinity_matrix_agents.command import TERMINATE_S, failure_of, read_result
 
 #: An agent in bash, without jq: its work is on stdin, and the commonest facts of it are variables.
 PROGRAM = r"""#!/bin/bash
@@ -100,14 +100,19 @@ def test_a_cancelled_program_gets_sigterm_and_one_that_does_not_listen_sigkill(b
     agent = bash.start("agent", "exec", "bash", "--concurrency", "4", "--json", "--", "./program.sh")
     try:
         first_line(agent)
-        for name, takes_s in (("polite", 0.0), ("stubborn", 4.0)):
+        ids, pids = {}, {}
+        for name in ("polite", "stubborn"):
             bash("deploy", bash.write(f"{name}.yaml", one_task(name, grace_s=20)))
-            execution = bash("start", name).out.strip()
-            pid = int(until(lambda name=name: _text(bash.folder / f"{name}.pid"), "it runs"))
-            began = time.monotonic()
-            bash("cancel", execution, "--reason", "enough")
-            until(lambda pid=pid: not is_alive(pid), "it is gone")
-            assert time.monotonic() - began >= takes_s
+            ids[name] = bash("start", name).out.strip()
+            pids[name] = int(until(lambda name=name: _text(bash.folder / f"{name}.pid"), "it runs"))
+        began = time.monotonic()
+        bash("cancel", ids["stubborn"], "--reason", "enough")
+        bash("cancel", ids["polite"], "--reason", "enough")
+        until(lambda: not is_alive(pids["polite"]), "it listens")
+        assert is_alive(pids["stubborn"])
+        until(lambda: not is_alive(pids["stubborn"]), "it is killed")
+        assert time.monotonic() - began >= TERMINATE_S
+        for name, execution in ids.items():
             assert bash("watch", execution).code == 1
             # The outcome is the agent's own, not the coordinator's after the grace: it says why.
             error = bash("status", execution, "--json").json["tasks"][name]["error"]

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from command_line import CommandLine, end, first_line, free_port, until
 from infinity_matrix_bus.server import EmbeddedServer
 
 
-def started_at(imx: CommandLine, *arguments: str) -> tuple[object, dict[str, object]]:
+def started_at(imx: CommandLine, *arguments: str) -> tuple[subprocess.Popen[str], dict[str, object]]:
     process = imx.start("dev", "--sync", "lazy", "--json", *arguments)
     return process, json.loads(first_line(process))
 
@@ -106,6 +107,8 @@ def test_dev_keeps_its_store_and_env_leads_to_it(imx: CommandLine) -> None:
     try:
         assert said["token"] == "" and said["IM_URL"] == said["url"]
         assert imx("start", "one", "--url", str(said["url"])).code == 0
+        assert imx("dev", "--stop", "--json").json == {"stopped": True}
+        assert dev.wait(10) == 0
     finally:
         assert end(dev) == 0
 

@@ -43,6 +43,7 @@ CONDITIONS: dict[str, Callable[[str, Any], bool | None]] = {
     "!input.go": lambda state, result: False,
     "{u}.state == 'completed'": lambda state, result: state == "completed",
     "{u}.error == null": lambda state, result: state in ("completed", "skipped"),
+    "{u}.result.missing > 0": lambda state, result: None,
     "{u}.result.n > 0": lambda state, result: result["n"] > 0 if state == "completed" else None,
 }
 ERRORS = (TaskError("boom", ""), TaskError("bad-input", "", retryable=False), TaskError("cancelled", ""))

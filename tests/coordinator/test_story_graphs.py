@@ -111,6 +111,15 @@ def test_a_condition_that_fails_is_a_failure_that_can_be_handled() -> None:
     )
 
 
+def test_a_condition_that_fails_keeps_back_what_would_start_by_the_same_fact() -> None:
+    Story(workflow(task("a"), task("b", "a", condition="a.result.missing > 1"), task("c", "a"))).check(
+        """
+        started -> work a.1
+        a ok    -> finished failed        | b failed, c cancelled, =failed
+        """
+    )
+
+
 def test_a_condition_is_not_asked_when_run_when_does_not_hold() -> None:
     # Asked, it would have no answer and fail the task.
     Story(workflow(task("a", condition="false"), task("b", "a", condition="a.result.missing > 1"))).check(

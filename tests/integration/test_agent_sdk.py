@@ -358,3 +358,70 @@ async def test_what_does_not_finish_in_time_is_handed_back_at_once(im: Client) -
     result = await workflow.wait(execution, 5.0)
     assert set(result.outputs.values()) == {"by the other"}
     assert len(begun) == 2
+
+
+async def test_an_agent_that_is_ending_is_given_nothing_more(im: Client) -> None:
+    ending, other = Agent("both", concurrency=8), Agent("both", concurrency=8)
+    begun: list[str] = []
+    release = asyncio.Event()
+
+    @ending.handler
+    async def wait(work: Work) -> str:
+        begun.append(work.task)
+        await release.wait()
+        return "by the one that ended"
+
+    @other.handler
+    async def answer(work: Work) -> str:
+        return "by the other"
+
+    connection = await Connection(Endpoint(im.url)).open()
+    runner = await AgentRunner(ending, connection).open()
+    first = await Workflow("first", tasks=[Task("held", "both")]).start()
+    await until(lambda: len(begun) == 1, 5.0)
+    # It has asked for seven more, and is told to end.
+    closing = asyncio.create_task(runner.close(10.0))
+    await asyncio.sleep(0.1)
+    second = await Workflow("second", tasks=[Task("next", "both")]).start()
+    await until(lambda: has_queued(im, second, 1), 5.0)
+    # Handed back again and again it would soon pass for poison.
+    await asyncio.sleep(0.3)
+    await im.serve([other])
+    result = await im.wait(second, 5.0)
+    assert set(result.outputs.values()) == {"by the other"}
+    release.set()
+    await closing
+    await connection.close()
+    assert (await im.wait(first, 5.0)).outputs == {"held": "by the one that ended"}
+    assert begun == ["held"]
+
+
+async def has_queued(im: Client, execution: str, count: int) -> bool:
+    tasks = (await im.get_status(execution)).tasks.values()
+    return sum(task.state == "queued" for task in tasks) == count
+
+
+async def test_work_in_hand_that_is_delivered_again_is_not_run_again(im: Client) -> None:
+    agent = Agent("once")
+    begun: list[int] = []
+
+    @agent.handler
+    async def handle(work: Work) -> str:
+        begun.append(work.attempt)
+        await asyncio.sleep(1.0)
+        return "once"
+
+    await im.serve([agent])
+    workflow = Workflow("once", tasks=[Task("only", "once")])
+    execution = await workflow.start()
+    await until(lambda: bool(begun), 5.0)
+    async with connected(im.url) as nats:
+        # A consumer that is made again delivers what is in hand, and counts from one.
+        await nats.jetstream().delete_consumer("IM_WORK", "once")
+        assert (await workflow.wait(execution, 10.0)).outputs == {"only": "once"}
+
+        async def is_acked() -> bool:
+            return (await nats.jetstream().stream_info("IM_WORK")).state.messages == 0
+
+        await until(is_acked, 10.0, "the work being acked by its newest lease")
+    assert begun == [1]

@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 import pytest
-from harness import World, consumer_is_there, set_ack_wait, until
-from history import lines_of
+from harness import World, all_finished, consumer_is_there, set_ack_wait, started, until
+from history import History, lines_of
 from infinity_matrix.workflow import Task, Workflow
 from nats.js.errors import APIError
 from plain import ask, connected, one_work, serving
@@ -144,17 +144,43 @@ async def test_work_of_a_plain_agent_that_vanished_goes_to_another(world: World)
 async def test_work_of_an_agent_process_that_was_killed_goes_to_another(world: World) -> None:
     await world.coordinator()
     async with world.client() as client, connected(world.server.connect_url) as nats:
-        execution = await Workflow("killed", tasks=[Task("only", "worker", config={"seconds": 1.2})]).start()
+        execution = await Workflow("killed", tasks=[Task("only", "worker", config={"seconds": 2.5})]).start()
         await set_ack_wait(nats, "worker", 1.0)
         first = await world.agent("worker")
         await until(lambda: lines_of(world.journal), 5.0, "the first agent beginning")
         first.kill()
         second = await world.agent("worker")
-        # Longer than its lease, which the agent extends: it is not run a third time.
+        await until(lambda: len(lines_of(world.journal)) == 2, 5.0, "the second agent beginning")
+        # It runs for longer than its lease, which is extended: a third agent gets nothing.
+        await world.agent("worker")
         result = await client.wait(execution, 15.0)
         assert result.outputs["only"]["process"] == second.pid
     begun = [line.process for line in lines_of(world.journal) if line.event == "began"]
     assert begun == [first.pid, second.pid]
+
+
+async def test_an_agent_that_slept_runs_nothing_that_others_did_meanwhile(world: World) -> None:
+    await world.coordinator()
+    async with world.client() as client, connected(world.server.connect_url) as nats:
+        workflow = Workflow("slept", tasks=[Task("only", "worker")])
+        digest = await client.operations.store(workflow.definition())
+        await workflow.start(execution_id="makes-the-consumer")
+        await set_ack_wait(nats, "worker", 1.0)
+        sleeper, waker = await world.agent("worker"), await world.agent("worker")
+        await client.wait("makes-the-consumer", 10.0)
+        sleeper.pause()
+        executions = await started(client, digest, "slept", 40)
+        await all_finished(client, executions, 20.0)
+        sleeper.resume()
+
+        async def is_all_acked() -> bool:
+            info = await nats.jetstream().consumer_info("IM_WORK", "worker")
+            return info.num_ack_pending == 0 and info.num_pending == 0
+
+        await until(is_all_acked, 10.0, "the sleeper looking at what it was given")
+    history = await History.read(world.server.connect_url, world.journal)
+    assert history.violations() == []
+    assert {line.process for line in history.begun if line.execution != "makes-the-consumer"} == {waker.pid}
 
 
 async def test_work_that_kills_its_agents_is_poison(world: World) -> None:

@@ -92,7 +92,7 @@ class Client:
         return self._connection
 
     async def serve(self, agents: Iterable[Agent]) -> None:
-        """Serves agents on this client's connection until it is closed; those it serves already are left as they are."""
+        """Serves agents on this client's connection until it is closed; those it serves already go on."""
         served = {runner.agent.name for runner in self._runners}
         for agent in agents:
             if agent.name not in served:

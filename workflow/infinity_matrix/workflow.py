@@ -195,7 +195,7 @@ class Workflow:
             return await client.execute_definition(definition, input, execution_id, timeout=timeout)
 
     async def wait(self, execution_id: str, timeout: float | None = None) -> ExecutionResult:
-        """The result of an execution once it has ended; raises UnknownExecution, TimeoutError after `timeout` seconds."""
+        """The result of an execution once it has ended; raises UnknownExecution, and TimeoutError after `timeout` s."""
         async with opened(serves_agents=True) as client:
             return await client.wait(execution_id, timeout)
 

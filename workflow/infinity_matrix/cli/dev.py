@@ -20,7 +20,7 @@ from infinity_matrix_coordinator.process import Coordinator
 from infinity_matrix.cli import output
 from infinity_matrix.cli.coordinator import ended, log_to_stderr, told_to_stop
 from infinity_matrix.cli.failure import UsageProblem
-from infinity_matrix.runtime import Runtime, RuntimeFolder
+from infinity_matrix.runtime import Runtime, RuntimeFolder, locked
 
 PORT_DEFAULT = 4222
 HOST = "127.0.0.1"
@@ -41,20 +41,20 @@ async def run_dev(
         place, port=chosen, token="" if no_auth else None, sync=sync, start_deadline_s=START_DEADLINE_S
     )
     async with told_to_stop() as stop, contextlib.AsyncExitStack() as stack:
-        try:
-            await stack.enter_async_context(server)
-        except StoreInUse as error:
-            raise UsageProblem(
-                str(error), "'imx dev --stop' ends a background runtime; --store uses another folder"
-            ) from error
-        # That shards are taken is news for an operator, not for who develops a workflow.
-        log_to_stderr(logging.WARNING, as_json=as_json)
-        coordinator = Coordinator(Endpoint(server.connect_url, name="infinity-matrix-dev"))
-        stack.push_async_callback(coordinator.stop)
-        await coordinator.start()
-        is_found = stack.enter_context(
-            _published(folder, Runtime(server.url, server.token, os.getpid(), str(server.log_path)))
-        )
+        # A script that wants a runtime meanwhile waits for this one, and does not start another.
+        async with locked(folder.start_lock):
+            try:
+                await stack.enter_async_context(server)
+            except StoreInUse as error:
+                hint = "'imx dev --stop' ends a background runtime; --store uses another folder"
+                raise UsageProblem(str(error), hint) from error
+            # That shards are taken is news for an operator, not for who develops a workflow.
+            log_to_stderr(logging.WARNING, as_json=as_json)
+            coordinator = Coordinator(Endpoint(server.connect_url, name="infinity-matrix-dev"))
+            stack.push_async_callback(coordinator.stop)
+            await coordinator.start()
+            runtime = Runtime(server.url, server.token, os.getpid(), str(server.log_path))
+            is_found = stack.enter_context(_published(folder, runtime))
         _announce(server, sync=sync, note=note, is_found=is_found, as_json=as_json)
         watching = asyncio.create_task(_keep_running(server))
         try:

@@ -177,4 +177,4 @@ def _log_text(line: "LogLine") -> str:
     )
     text = f"{output.clock(line.at)}  {line.level:<7} {line.task_id}{attempt}  {line.event}{facts}"
     trace = line.fields.get("traceback")
-    return f"{text}\n{trace.rstrip()}" if isinstance(trace, str) else text
+    return output.printable(f"{text}\n{trace.rstrip()}" if isinstance(trace, str) else text)

@@ -1,5 +1,7 @@
 """The entry of `infinity-matrix` and `imx`: its commands in their order, and the options that may stand before them."""
 
+import io
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -69,6 +71,10 @@ def options(
 
 def main() -> None:
     """Runs the command line; ends the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows ASCII only gets the marks spelled out, not an error.
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

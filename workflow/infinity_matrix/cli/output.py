@@ -87,14 +87,22 @@ def state_text(state: str, *, is_marked: bool = True) -> Any:
     return Text(mark + state, style=STATE_STYLES.get(state, ""))
 
 
+def printable(text: str) -> str:
+    """Text of agents without what would steer a terminal; tabs and line ends stay."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+        for character in text
+    )
+
+
 def error_text(error: Any) -> str:
     """A failure in a line."""
     if not isinstance(error, dict):
-        return "" if error is None else str(error)
+        return "" if error is None else printable(str(error))
     message = " ".join(str(error.get("message", "")).split())
     kind = str(error.get("type", ""))
     text = f"{kind}: {message}" if kind and message else kind or message
-    return f"task {error['task']}: {text}" if error.get("task") else text
+    return printable(f"task {error['task']}: {text}" if error.get("task") else text)
 
 
 def clock(at: float | None) -> str:

@@ -1,6 +1,5 @@
 """Commands on the system itself: dev, env, coordinator, demo."""
 
-import importlib
 import os
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -93,8 +92,9 @@ async def coordinator(
 @command(app, "demo", connects=False)
 async def demo(settings: Settings) -> int:
     """Watch a real workflow run."""
-    module = importlib.import_module("infinity_matrix.demo.main")
-    return int(await module.run(json=settings.as_json))
+    from infinity_matrix.demo.main import run
+
+    return await run(json=settings.as_json)
 
 
 def _write_context(url: str, token: str) -> "Path":

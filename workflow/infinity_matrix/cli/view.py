@@ -107,7 +107,7 @@ class View:
         """Takes an agent's own word on its progress in."""
         row = self.rows.get(task_id)
         if row is not None and row.state not in SETTLED and isinstance(percent, int | float):
-            row.note = f"{percent:.0f}% {message or ''}".rstrip()
+            row.note = output.printable(f"{percent:.0f}% {message or ''}").rstrip()
 
     def render(self, rows_max: int | None = None, *, is_marked: bool = True) -> Any:
         """The view as rich shows it; the most telling `rows_max` tasks, or all."""
