@@ -10,6 +10,7 @@ from typing import Any, assert_never
 
 from infinity_matrix_actors.effect import (
     Arm,
+    AskTaken,
     CloseAttempt,
     Disarm,
     Effect,
@@ -39,8 +40,17 @@ from infinity_matrix_actors.retry import delay_s, is_retried
 from infinity_matrix_actors.state import ExecutionState, TaskState
 from infinity_matrix_actors.task_actor import TaskActor
 
-from infinity_matrix_coordinator.deadlines import CLOSE_AGAIN_S, attempt_deadline, expire_quiet, expire_task
+from infinity_matrix_coordinator.deadlines import (
+    CLOSE_AGAIN_S,
+    QUIET_ASK_S,
+    attempt_deadline,
+    expire_quiet,
+    expire_task,
+)
 from infinity_matrix_coordinator.saga import Saga
+
+#: The error of an attempt that nobody had taken when its execution was stopped.
+NOT_BEGUN = TaskError(ErrorType.CANCELLED, "stopped before any agent took it", retryable=False)
 
 
 class ExecutionActor:
@@ -146,6 +156,8 @@ class ExecutionActor:
             if self.stopped_at is not None and not actor.is_open and task not in self.plan.undo_nodes:
                 # Its backoff leads nowhere any more; a `due` now would only burn the slot.
                 return []
+            if self._is_stopping(actor):
+                return [AskTaken(task, actor.attempt)]
             return expire_task(task, actor, now)
         at = self._deadline()
         if at is None:
@@ -167,7 +179,14 @@ class ExecutionActor:
         actor = self.tasks.get(task)
         if actor is None or actor.attempt != attempt or self.is_decided:
             return []
+        if self._is_stopping(actor) and is_queued:
+            # Nobody has it, so nobody need be given a grace.
+            return [CloseAttempt(task, attempt, NOT_BEGUN), Arm(task, now + CLOSE_AGAIN_S)]
         return expire_quiet(task, actor, now, is_queued, seen_taken_at)
+
+    def _is_stopping(self, actor: TaskActor) -> bool:
+        """The execution is to end, and this attempt may still lie in its queue."""
+        return self.stopped_at is not None and self.saga is None and actor.is_open and actor.taken_at is None
 
     def progress_percent(self) -> float:
         """Settled tasks over all tasks, in percent."""
@@ -404,10 +423,12 @@ class ExecutionActor:
         self.error = error
         if self.open:
             effects.append(TellAgents(None, self._stop_reason()))
+        # What an agent has it says itself; what lies in a queue is found there, and need not wait for the grace.
+        effects.extend(Arm(name, at + QUIET_ASK_S) for name in sorted(self.open) if self.tasks[name].taken_at is None)
         self._arm_execution(effects)
 
     def _conclude(self, at: float, effects: list[Effect]) -> None:
-        """Decides the terminal state, or goes on with the saga, once the barrier is down: no attempt without outcome."""
+        """Decides the terminal state, or goes on with the saga, once no dispatched attempt is without its outcome."""
         if self.is_decided:
             return
         if self.saga is None:

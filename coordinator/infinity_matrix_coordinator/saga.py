@@ -12,7 +12,7 @@ from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.state import TaskState
 from infinity_matrix_actors.task_actor import TaskActor
 
-#: After a coordinator closed an attempt its agent may still be at work; its lease is over then (the consumer's ack_wait).
+#: A closed attempt's agent may still be at work; by then its lease is over (the consumer's ack_wait).
 LEASE_S = 30.0
 
 

@@ -243,3 +243,12 @@ def test_a_timer_of_a_task_nobody_spoke_to_asks_for_nothing_and_makes_no_actor()
     story = Story(workflow(task("a"), task("b", "a"))).tells("started")
     assert story.timer("b", 1e6) == []
     assert "b" not in story.actor.tasks
+
+
+def test_what_still_lies_in_its_queue_when_stopped_need_not_wait_for_the_grace() -> None:
+    story = Story(TWO).tells("started", "a taken", "cancel")
+    assert story.armed()["b"] == 2.25
+    assert story.timer("b", 2.25) == ["ask b.1"]
+    assert story.quiet("b", 2.3, is_queued=True)[0] == "close b.1 cancelled"
+    assert story.quiet("b", 2.3, is_queued=False) == ["arm b 86400"]
+    assert "a" not in {name for name, at in story.armed().items() if at < 10.0}

@@ -40,16 +40,16 @@ async def serve_agents(
         prefix = target.prefix
     runners: list[AgentRunner] = []
     stop = asyncio.Event()
-    try:
-        for agent in agents:
-            runners.append(await AgentRunner(agent, connection, prefix).open())
-        with _stops_on_signal(stop):
+    with _stops_on_signal(stop):
+        try:
+            for agent in agents:
+                runners.append(await AgentRunner(agent, connection, prefix).open())
             await stop.wait()
-    finally:
-        # Cancelled or told to stop: the same orderly end, which a second cancel would break off.
-        await asyncio.shield(asyncio.gather(*(runner.close(SERVE_DRAIN_S) for runner in runners)))
-        if own is not None:
-            await own.close()
+        finally:
+            # Cancelled or told to stop: the same orderly end, which neither a second cancel nor signal breaks off.
+            await asyncio.shield(asyncio.gather(*(runner.close(SERVE_DRAIN_S) for runner in runners)))
+            if own is not None:
+                await own.close()
 
 
 @contextmanager
