@@ -12,6 +12,9 @@ from infinity_matrix_actors.task_actor import TaskActor
 QUIET_ASK_S = 0.25
 #: Between two questions about an attempt that is still queued: one CONSUMER.INFO an agent.
 QUEUED_ASK_S = 1.0
+#: Long timeouts are asked about less often, as a share of them: a busy system, where works are queued for a second,
+#: would otherwise spend more on asking than on working.
+ASK_SHARE = 0.05
 #: A closing that no fact has answered is asked for again after this long.
 CLOSE_AGAIN_S = 5.0
 
@@ -30,7 +33,7 @@ def attempt_deadline(actor: TaskActor) -> float | None:
         return total_at if definition.timeout is None else min(total_at, actor.taken_at + definition.timeout)
     if definition.timeout is None and definition.queue_timeout is None:
         return total_at
-    return min(total_at, actor.dispatched_at + QUIET_ASK_S)
+    return min(total_at, actor.dispatched_at + _ask_after_s(actor, QUIET_ASK_S))
 
 
 def expire_task(name: str, actor: TaskActor, now: float) -> list[Effect]:
@@ -89,10 +92,16 @@ def expire_quiet(name: str, actor: TaskActor, now: float, is_queued: bool, seen_
                     CloseAttempt(name, actor.attempt, TaskError(ErrorType.TIMED_OUT, message)),
                     Arm(name, now + CLOSE_AGAIN_S),
                 ]
-        return [Arm(name, min(now + QUEUED_ASK_S, queue_at))]
+        return [Arm(name, min(now + _ask_after_s(actor, QUEUED_ASK_S), queue_at))]
     if definition.timeout is None:
         return [Arm(name, total_at)]
     run_at = (seen_taken_at if seen_taken_at is not None else now) + definition.timeout
     if now >= run_at:
         return [_attempt_timed_out(name, actor), Arm(name, now + CLOSE_AGAIN_S)]
     return [Arm(name, min(run_at, total_at))]
+
+
+def _ask_after_s(actor: TaskActor, least_s: float) -> float:
+    definition = actor.node.definition
+    limits_s = [limit_s for limit_s in (definition.timeout, definition.queue_timeout) if limit_s is not None]
+    return max(least_s, ASK_SHARE * min(limits_s))

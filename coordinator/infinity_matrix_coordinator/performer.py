@@ -157,6 +157,7 @@ class Performer:
         key = (execution.id, task, attempt)
 
         def on_ack(ack: Ack) -> None:
+            self.backlog.stored(agent, key, ack.sequence)
             # A duplicate of a plain publish is the other owner's copy. What is unknown or refused becomes a repair.
             if ack.fate is Fate.UNKNOWN or ack.fate is Fate.REFUSED:
                 if not self.session.is_lost:

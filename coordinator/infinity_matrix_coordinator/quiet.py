@@ -31,11 +31,13 @@ class QuietAttempts:
         subjects: Subjects,
         clock: StreamClock,
         on_answer: Callable[[Attempt, bool, float | None], None],
+        sequence_of: Callable[[str, Attempt], int],
     ) -> None:
         self._api = api
         self._subjects = subjects
         self._clock = clock
         self._on_answer = on_answer
+        self._sequence_of = sequence_of
         self._asked: dict[str, dict[Attempt, None]] = {}
         self._seen: OrderedDict[Attempt, float] = OrderedDict()
         self._wake = asyncio.Event()
@@ -63,14 +65,17 @@ class QuietAttempts:
         info = await self._api.consumer_info(self._subjects.work_stream, agent)
         delivered = int(info["delivered"]["stream_seq"]) if info is not None else 0
         for attempt in attempts:
-            subject = self._subjects.work(agent, *attempt)
-            work = await self._api.last_message(self._subjects.work_stream, subject)
-            # No work at all: acked or purged, so somebody had it; the sweep finds out if its outcome never comes.
-            is_queued = work is not None and work.sequence > delivered
-            if is_queued:
+            # Known of all that this owner published, so that one question answers for ten thousand queued attempts.
+            sequence = self._sequence_of(agent, attempt) or await self._stored(agent, attempt)
+            if sequence > delivered:
                 self._on_answer(attempt, True, None)
                 continue
             seen_at = self._seen.setdefault(attempt, self._clock.now())
             if len(self._seen) > SEEN_MAX:
                 self._seen.popitem(last=False)
             self._on_answer(attempt, False, seen_at)
+
+    async def _stored(self, agent: str, attempt: Attempt) -> int:
+        work = await self._api.last_message(self._subjects.work_stream, self._subjects.work(agent, *attempt))
+        # No work at all: acked or purged, so somebody had it; the sweep finds out if its outcome never comes.
+        return 0 if work is None else work.sequence

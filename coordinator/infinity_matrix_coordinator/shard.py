@@ -76,7 +76,7 @@ class Shard:
         self.clock = StreamClock()
         self.mailbox = Mailbox(plans.get)
         self._repairs = Repairs(self._api, subjects, self)
-        self._quiet = QuietAttempts(self._api, subjects, self.clock, self._on_quiet)
+        self._quiet = QuietAttempts(self._api, subjects, self.clock, self._on_quiet, self._sequence_of)
         self.performer = Performer(
             session,
             subjects,
@@ -370,6 +370,9 @@ class Shard:
         else:
             # Held back here, so nobody can have taken it.
             self._on_quiet((execution, task, attempt), True, None)
+
+    def _sequence_of(self, agent: str, attempt: Attempt) -> int:
+        return self.performer.backlog.sequence_of(agent, attempt)
 
     def _on_quiet(self, attempt: Attempt, is_queued: bool, seen_taken_at: float | None) -> None:
         execution = self.mailbox.executions.get(attempt[0])

@@ -52,9 +52,15 @@ def test_a_taken_attempt_without_a_timeout_has_the_total_one() -> None:
 
 
 def test_a_quiet_attempt_is_asked_about() -> None:
-    story = _one(timeout=60.0).tells("started")
+    story = _one(timeout=5.0).tells("started")
     assert story.armed() == {"a": 0.25}
     assert story.timer("a", 0.25) == ["ask a.1"]
+
+
+def test_a_quiet_attempt_with_a_long_timeout_is_asked_about_later() -> None:
+    story = _one(timeout=60.0).tells("started")
+    assert story.armed() == {"a": 3.0}
+    assert story.timer("a", 3.0) == ["ask a.1"]
 
 
 def test_an_attempt_without_limits_of_its_own_is_never_asked_about() -> None:
@@ -71,7 +77,7 @@ def test_a_queued_attempt_is_asked_about_again_until_its_queue_timeout() -> None
 
 def test_a_queued_attempt_without_a_queue_timeout_waits_for_the_total_one() -> None:
     story = _one(timeout=60.0, total_timeout=100.0).tells("started")
-    assert story.quiet("a", 50.0, is_queued=True) == ["arm a 51"]
+    assert story.quiet("a", 50.0, is_queued=True) == ["arm a 53"]
     assert story.quiet("a", 99.5, is_queued=True) == ["arm a 100"]
     assert story.timer("a", 100.0) == ["close a.1 timed_out", "arm a 105"]
 

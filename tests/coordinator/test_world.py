@@ -1,7 +1,10 @@
 """The rules that make two owners harmless (DESIGN section 4), each in the shortest trace that needs it."""
 
+from collections import deque
+
 import pytest
 from infinity_matrix_actors.definition import RetryDefinition, TaskDefinition, WorkflowDefinition
+from infinity_matrix_actors.effect import PublishWork
 from infinity_matrix_actors.fact import Command, CommandKind, Due, Finished, Outcome, Started, TaskError
 from world import AGENT, EXECUTION, Owner, World
 
@@ -74,7 +77,20 @@ def test_an_owner_that_lags_for_longer_than_fresh_repairs_instead_of_publishing(
     assert _run_once(world)
     world.now += 200.0  # the Msg-Id is forgotten
     _do_all(one)
-    assert not _run_once(world)
+    assert not world.queue.messages
+
+
+def test_an_owner_that_lags_looks_at_the_head_before_it_repairs() -> None:
+    world = _begun()
+    one, two = world.owners
+    _do_all(one)
+    _do_all(two)
+    assert _run_once(world)
+    # Two has not folded the outcome, and sees the work gone.
+    assert two.sweep()
+    while two.perform():
+        pass
+    assert not world.queue.messages
 
 
 def test_work_that_was_acked_without_an_outcome_comes_back_by_the_sweep() -> None:
@@ -113,14 +129,17 @@ def test_work_of_a_closed_attempt_that_a_lagging_owner_publishes_does_not_land()
     one, two = world.owners
     while one.fold() or one.load():
         pass  # it stalls before its publish
-    _do_all(two)
-    world.queue.messages.clear()  # nobody took it, and the stream was purged
+    while two.fold() or two.load():
+        pass
+    # What two published was refused (the stream is full), so that the server knows no Msg-Id of it.
+    two.todo = deque(effect for effect in two.todo if not isinstance(effect, PublishWork))
     world.log.publish(Command(EXECUTION, world.now, CommandKind.CANCEL, "1"))
     _do_all(two)
     assert two.fire()
     _do_all(two)
     assert isinstance(world.log.facts[-1], Finished)
-    _do_all(one)
+    while one.perform():
+        pass
     assert not world.queue.messages
 
 
