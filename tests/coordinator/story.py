@@ -6,7 +6,7 @@
 Facts: `started`, `a ok`, `a fails [type]`, `a fatal [type]` (not retryable), `a later 7` (fails, retry_after 7 s),
 `a closed <type>` (by a coordinator), `a taken`, `a due 2`, `a released [late]`, `cancel`, `deadline`, `signal`,
 `finished <state>`. `a.2 ok` is about attempt 2 (else the current one), `a@thief ok` comes from another agent. Each fact
-is one second after the one before, or `+60 a ok` sixty. What begins with `=` in the last column is the execution's state.
+is one second after the one before, or `+60 a ok` sixty. A last column's `=x` is the execution's state.
 """
 
 import re
