@@ -1,11 +1,9 @@
 """JetStream requests on the real server: reads that are whole or say that they are not."""
 
 import asyncio
-import os
-import signal
 
 import pytest
-from bus_world import make_stream
+from bus_world import freeze, make_stream
 from infinity_matrix_bus.api import MULTI_LAST_MAX, PAGE_BYTES, JetStreamApi, JetStreamError
 from infinity_matrix_bus.codec import MESSAGE_BYTES_MAX
 from infinity_matrix_bus.server import EmbeddedServer
@@ -83,14 +81,11 @@ async def test_three_hundred_reads_at_once_do_not_mix(api: JetStreamApi, session
     assert not session._on_lost
 
 
-async def test_a_read_is_told_when_the_session_is_lost(
-    server: EmbeddedServer, api: JetStreamApi, session: Session
-) -> None:
-    server.pause()
+async def test_a_read_is_told_when_the_session_is_lost(server: EmbeddedServer, api: JetStreamApi) -> None:
+    await freeze(server)
     reading = asyncio.create_task(api.multi_last("L", ["l.>"]))
     await asyncio.sleep(0.05)
-    # At once: the server's own `kill` lets a frozen one go on for a moment.
-    os.kill(server.pid, signal.SIGKILL)
+    await server.kill()
     with pytest.raises(SessionLost):
         await reading
 

@@ -129,13 +129,19 @@ async def test_three_thousand_deployments_are_listed(store: DefinitionStore, ses
 
 
 @pytest.mark.parametrize(
-    "packed", [b"garbage", zlib.compress(b"[]"), zlib.compress(b"{}"), zlib.compress(SMALL.canonical())[:-9]]
+    ("packed", "why"),
+    [
+        (b"garbage", "incorrect header"),
+        (zlib.compress(b"[]"), ""),
+        (zlib.compress(b"{}"), "tasks"),
+        (zlib.compress(SMALL.canonical())[:-9], "it is cut off"),
+    ],
 )
 async def test_a_definition_that_cannot_be_read_is_told_as_such(
-    store: DefinitionStore, session: Session, packed: bytes
+    store: DefinitionStore, session: Session, packed: bytes, why: str
 ) -> None:
     await (await bucket(session, "IM_DEFINITIONS")).put("hash.bad", packed)
-    with pytest.raises(StorageUnavailable, match="the definition bad cannot be read"):
+    with pytest.raises(StorageUnavailable, match=f"the definition bad cannot be read: .*{why}"):
         await store.load("bad")
 
 

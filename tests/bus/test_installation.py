@@ -227,6 +227,13 @@ async def test_a_small_server_is_installed_on_within_its_room(tmp_path: Path) ->
         assert await install(session) == installed
 
 
+async def test_a_reservation_left_by_an_installer_that_broke_off_is_cleared(session: Session) -> None:
+    left = {"name": "IM_PROBE", "subjects": ["im.probe"], "storage": "file", "max_bytes": 1_000_000}
+    await JetStreamApi(session).create_stream(left)
+    await install(session, shards=1)
+    assert "IM_PROBE" not in await names(session)
+
+
 async def test_derived_streams_are_mended_and_the_log_is_not(session: Session) -> None:
     installed = await install(session, shards=2)
     for name in ("IM_WORK", "IM_STATUS", "IM_FACTS_1"):

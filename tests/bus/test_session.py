@@ -102,7 +102,7 @@ async def test_a_subject_that_is_too_long_is_refused_before_sending(session: Ses
     assert await session.request("echo.a", b"still here") == b"still here"
 
 
-@pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB b 0\r\n", "a\tb", "a\nb"])
+@pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB b 0\r\n", "a\tb", "a\nb", "a\rb"])
 async def test_a_subject_with_white_space_is_refused_before_sending(session: Session, subject: str) -> None:
     got: list[str] = []
     await session.subscribe(">", lambda subject, reply, data, headers: got.append(subject))
@@ -274,6 +274,8 @@ async def test_writing_into_a_broken_connection_is_silent(server: EmbeddedServer
     while not session.is_lost:
         session.publish("a", b"x" * 1000)
         await asyncio.sleep(0)
+    for _ in range(20):
+        session.client.write(b"PING\r\n")
 
 
 async def test_a_frozen_server_is_noticed_and_left_behind(server: EmbeddedServer) -> None:
@@ -404,10 +406,11 @@ async def test_a_cancelled_connect_leaves_nothing(server: EmbeddedServer) -> Non
 
 
 async def test_a_credentials_file_without_credentials_is_refused(server: EmbeddedServer, tmp_path: Path) -> None:
-    empty = tmp_path / "empty.creds"
-    empty.touch()
-    with pytest.raises(Unreachable, match="no credentials file"):
-        await Session.connect(Endpoint(server.url, credentials=str(empty)))
+    file = tmp_path / "some.creds"
+    for text in ("", "-----BEGIN USER NKEY SEED-----\nS\n", "-----BEGIN NATS USER JWT-----\ne\n"):
+        file.write_text(text)
+        with pytest.raises(Unreachable, match="no credentials file"):
+            await Session.connect(Endpoint(server.url, credentials=str(file)))
     with pytest.raises(Unreachable, match="No such file"):
         await Session.connect(Endpoint(server.url, credentials=str(tmp_path / "none")))
 
