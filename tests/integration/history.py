@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from infinity_matrix_actors.definition import WorkflowDefinition
-from infinity_matrix_actors.fact import Fact, Finished, Outcome, Started, Taken
+from infinity_matrix_actors.fact import Fact, Finished, Outcome, Started
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore
@@ -132,9 +132,9 @@ class History:
             ignored = actor.ignored
             if not isinstance(fact, Started):
                 actor.receive(fact)
-            # `taken` is said while the outcome is on its way already; over a reconnect it may come second.
-            if actor.ignored > ignored and not isinstance(fact, Taken):
-                found.append(f"a fact that changed nothing: {fact}")
+            # Others may come late: a `taken` after its outcome, a cancel after the end, a `due` after the cancel.
+            if actor.ignored > ignored and isinstance(fact, Outcome):
+                found.append(f"an outcome that changed nothing: {fact}")
         if str(actor.state) != ends[0].state:
             found.append(f"finished as {ends[0].state}, but its facts say {actor.state}")
         return found

@@ -1,5 +1,6 @@
 """Agents of bare nats-py: full agents, with every timeout, and killed at every point."""
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -253,3 +254,22 @@ async def test_garbage_and_forged_facts_are_ignored(world: World) -> None:
         await stream.publish(genuine, b'{"result": "genuine"}')
         await message.ack()
         assert (await client.wait(execution, 10.0)).outputs == {"only": "genuine"}
+
+
+async def test_work_in_doubt_waits_for_an_answer_and_is_not_worn_out_by_asking(world: World) -> None:
+    coordinator = await world.coordinator()
+    async with world.client() as client, connected(world.server.connect_url) as nats:
+        execution = await Workflow("in-doubt", tasks=[Task("only", "worker")]).start()
+        await consumer_is_there(nats, "worker")
+        message = await one_work(nats.jetstream(), "worker")
+        coordinator.kill()
+        await message.nak()
+        # Delivered a second time, it may be done: an agent asks, and nobody answers.
+        await world.agent("worker")
+        await asyncio.sleep(2.0)
+        assert lines_of(world.journal) == []
+        info = await nats.jetstream().consumer_info("IM_WORK", "worker")
+        assert info.delivered.consumer_seq == 2
+        await world.coordinator()
+        assert (await client.wait(execution, 10.0)).status == "completed"
+    assert [line.event for line in lines_of(world.journal)] == ["began", "ended"]
