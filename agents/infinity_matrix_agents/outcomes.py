@@ -43,6 +43,11 @@ def cancelled(reason: str, started_at: float | None, instance: str) -> bytes:
     return failed_payload(error, started_at, instance)
 
 
+def refused(reason: str, instance: str) -> bytes:
+    error = TaskError(ErrorType.PAYLOAD_TOO_LARGE, f"the server refused the result: {reason}", retryable=False)
+    return failed_payload(error, time.time(), instance)
+
+
 def poison(deliveries: int, instance: str) -> bytes:
     message = f"delivered {deliveries} times without an outcome: the agent dies of it, or never answers"
     return failed_payload(TaskError(ErrorType.POISON, message, retryable=False), time.time(), instance)

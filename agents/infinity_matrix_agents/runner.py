@@ -329,10 +329,12 @@ class AgentRunner:
         return await self._loop.run_in_executor(self._threads, lambda: context.run(function, work))
 
     def _work_of(self, delivery: Delivery) -> Work:
-        record = delivery.record
+        return Work(delivery.record, self._log_of, self._report)
+
+    def _log_of(self, record: dict[str, Any]) -> WorkLog:
         subject = self._subjects.logs(record["workflow"], record["execution"], record["task"])
         base = {key: record[key] for key in ("execution", "workflow", "task", "attempt", "agent")}
-        return Work(record, WorkLog(lambda line: self._call(self._publish_log, subject, line), base, {}), self._report)
+        return WorkLog(lambda line: self._call(self._publish_log, subject, line), base, {})
 
     # Giving outcomes and replies.
 
@@ -342,6 +344,13 @@ class AgentRunner:
             return
 
         def confirmed(ack: Ack) -> None:
+            if not ack.is_there:
+                # This server takes less than others do: that is the outcome then, and it is small.
+                self._outbox.post(delivery.record["reply_to"], outcomes.refused(ack.reason, self.instance), acknowledge)
+            else:
+                acknowledge(ack)
+
+        def acknowledge(ack: Ack) -> None:
             self._attempts.pop(delivery.attempt_key, None)
             self._reply(delivery.ack_reply, b"+ACK")
             if ack.fate is Fate.TAKEN and delivery.is_cancelled:

@@ -16,6 +16,9 @@ class Work:
 
     __slots__ = (
         "_is_cancelled",
+        "_log",
+        "_log_of",
+        "_record",
         "_report",
         "agent",
         "attempt",
@@ -27,14 +30,19 @@ class Work:
         "execution",
         "idempotency_key",
         "input",
-        "log",
         "task",
         "timeout",
         "upstream",
         "workflow",
     )
 
-    def __init__(self, record: dict[str, Any], log: "WorkLog", report: Callable[["Work", float, str], None]) -> None:
+    def __init__(
+        self,
+        record: dict[str, Any],
+        log_of: Callable[[dict[str, Any]], "WorkLog"],
+        report: Callable[["Work", float, str], None],
+    ) -> None:
+        self._record = record
         self.execution: str = record["execution"]
         self.workflow: str = record["workflow"]
         self.task: str = record["task"]
@@ -57,10 +65,18 @@ class Work:
         self.timeout: float | None = record.get("timeout")
         #: When the task must be done, in seconds since the epoch.
         self.deadline: float | None = parse_rfc3339(record.get("deadline"))
-        self.log = log
+        self._log_of = log_of
+        self._log: WorkLog | None = None
         self.cancel_reason = ""
         self._is_cancelled = False
         self._report = report
+
+    @property
+    def log(self) -> "WorkLog":
+        """Structured log lines, as `log.info("rows", n=3)`. Made when first asked for: most works log nothing."""
+        if self._log is None:
+            self._log = self._log_of(self._record)
+        return self._log
 
     @property
     def cancelled(self) -> bool:

@@ -26,7 +26,7 @@ class _Lane:
 
 
 class GatheredReads:
-    """The reads of one session. Call `close` at the end: who waits then is cancelled."""
+    """The reads of one session. Call `close` at the end: who waits then has SessionLost."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -61,7 +61,8 @@ class GatheredReads:
             lane.reading = None
             for answers in [*batch.values(), *lane.waiting.values()]:
                 for answer in answers:
-                    answer.cancel()
+                    if not answer.done():
+                        answer.set_exception(SessionLost("the reads were closed"))
             lane.waiting.clear()
 
     async def _read_batch(

@@ -21,7 +21,7 @@ def owner_of(shard: int, members: Iterable[str]) -> str | None:
 
 
 def shards_of(member: str, members: Iterable[str], shards: int) -> frozenset[int]:
-    """The shards a member owns, shared out evenly: nobody owns more than its part, rounded up.
+    """The shards a member owns, shared out evenly: nobody owns more than one more than anybody else.
 
     Rendezvous hashing alone leaves one of two members without a shard in one case of eight when there are 4; here each
     shard goes to its best member that has room left.
@@ -29,12 +29,15 @@ def shards_of(member: str, members: Iterable[str], shards: int) -> frozenset[int
     ordered = sorted(set(members))
     if not ordered:
         return frozenset()
-    room = {name: -(-shards // len(ordered)) for name in ordered}
+    fair, extra = divmod(shards, len(ordered))
+    count = dict.fromkeys(ordered, 0)
     owned: set[int] = set()
     for shard in range(shards):
-        owner = owner_of(shard, [name for name, left in room.items() if left > 0])
+        owner = owner_of(shard, [name for name in ordered if count[name] < fair + (1 if extra else 0)])
         assert owner is not None
-        room[owner] -= 1
+        if count[owner] == fair:
+            extra -= 1
+        count[owner] += 1
         if owner == member:
             owned.add(shard)
     return frozenset(owned)

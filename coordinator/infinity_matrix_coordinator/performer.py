@@ -107,9 +107,13 @@ class Performer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def publish_repair(self, execution: ExecutionActor, task: str) -> None:
-        """Publishes an open attempt again: without Msg-Id, and saying so."""
+        """Publishes an open attempt again, saying so.
+
+        First with its Msg-Id, which burns it: an owner that lags, but less than the fresh time, could publish plainly
+        after this repair was run and acked, and no agent would ask. Where the id is burnt already, without it.
+        """
         self.counters.repairs += 1
-        self._publish_work(execution, task, is_repair=True)
+        self._publish_work(execution, task, execution.tasks[task].attempt, is_repair=True)
 
     def _perform(self, execution: ExecutionActor, effect: Effect, is_fresh: bool) -> None:
         match effect:
@@ -117,7 +121,7 @@ class Performer:
                 key = (execution.id, task, attempt)
                 if self.backlog.admit(execution.tasks[task].node.definition.agent, key):
                     if is_fresh:
-                        self._publish_work(execution, task, is_repair=False)
+                        self._publish_work(execution, task, attempt, is_repair=False)
                     else:
                         self.repair(key)
             case PublishStatus():
@@ -151,22 +155,28 @@ class Performer:
             case _:
                 assert_never(effect)
 
-    def _publish_work(self, execution: ExecutionActor, task: str, *, is_repair: bool) -> None:
-        attempt = execution.tasks[task].attempt
-        agent = execution.tasks[task].node.definition.agent
+    def _publish_work(
+        self, execution: ExecutionActor, task: str, attempt: int, *, is_repair: bool, with_id: bool = True
+    ) -> None:
+        actor = execution.tasks[task]
+        if actor.attempt != attempt or not actor.is_open:
+            return
+        agent = actor.node.definition.agent
         key = (execution.id, task, attempt)
 
         def on_ack(ack: Ack) -> None:
             self.backlog.stored(agent, key, ack.sequence)
+            if ack.fate is Fate.DUPLICATE and is_repair and not self.session.is_lost:
+                self._publish_work(execution, task, attempt, is_repair=True, with_id=False)
             # A duplicate of a plain publish is the other owner's copy. What is unknown or refused becomes a repair.
-            if ack.fate is Fate.UNKNOWN or ack.fate is Fate.REFUSED:
+            elif ack.fate is Fate.UNKNOWN or ack.fate is Fate.REFUSED:
                 if not self.session.is_lost:
                     asyncio.get_running_loop().call_later(RETRY_DELAY_S, self.repair, key)
                 if ack.fate is Fate.REFUSED:
                     log.warning("work_refused", execution=execution.id, task=task, reason=ack.reason)
 
         headers = b""
-        if not is_repair:
+        if with_id:
             message_id = self.subjects.message_id(execution.id, task, attempt)
             headers = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n\r\n".encode()
         try:

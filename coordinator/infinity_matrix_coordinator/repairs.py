@@ -2,8 +2,9 @@
 
 The order is the point. First see that the subject is absent from `IM_WORK`, then read the log's head, fold up to it,
 and publish what is still open. An outcome precedes its ack, so work that is absent and then still open was never
-finished. Repairs carry no Msg-Id (the server remembers those of purged and acked work and would swallow them) and say
-`"repair": true`, so that the agent asks before it runs. They come in batches: a lagging owner gets faster, not slower.
+finished. A repair says `"repair": true`, so that the agent asks before it runs. It goes out with its Msg-Id, which
+burns it for owners that lag, and without it where the server remembers the id (of work that was purged or acked) and
+swallows it. Repairs come in batches: a lagging owner gets faster, not slower.
 """
 
 import asyncio

@@ -258,7 +258,8 @@ class Shard:
         execution = self.mailbox.executions.get(execution_id)
         if execution is None:
             return
-        if was_replayed:
+        if was_replayed or len(answers) > 1:
+            # The effects of earlier facts are stale once later ones are folded; what is open is derived from the state.
             self._resume(execution_id)
             return
         for fact, effects in answers:
