@@ -16,7 +16,7 @@ from infinity_matrix_actors.errors import (
     UnknownExecution,
     UnknownWorkflow,
 )
-from infinity_matrix_actors.fact import CommandKind, Started
+from infinity_matrix_actors.fact import CommandKind, Fact, Started
 from infinity_matrix_actors.names import check_name
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi
@@ -28,10 +28,11 @@ from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.history import follow_facts, read_all, read_facts
 from infinity_matrix_bus.installation import Installation
 from infinity_matrix_bus.publisher import Fate, Outbox, read_ack
-from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
+from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session
 from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.patience import LOSSES, Patience, patiently
 from infinity_matrix_coordinator.views import StatusUpdate, updates_of
 from infinity_matrix_coordinator.watches import Watch, Watches
 
@@ -191,20 +192,24 @@ class Operations:
             async with self._reading(session).watches.watch(execution) as watch:
                 await self.start(workflow, definition, input, execution)
                 actor = await self._watched(execution, watch, looks_first=not is_new)
-        except SessionLost:
-            actor = None
+        except LOSSES:
+            # Whether it was started is unknown; starting the same again answers the same execution.
+            await self.start(workflow, definition, input, execution)
         return actor if actor is not None else await self.wait(execution)
 
     async def wait(self, execution: str) -> ExecutionActor:
         """The state of an execution once it is decided, over any number of sessions; raises UnknownExecution."""
+        check_id(execution)
+        patience = Patience()
         while True:
             try:
-                async with self._reading(await self.session()).watches.watch(check_id(execution)) as watch:
+                async with self._reading(await self.session()).watches.watch(execution) as watch:
                     actor = await self._watched(execution, watch, looks_first=True)
-            except SessionLost:
-                continue
-            if actor is not None:
-                return actor
+            except LOSSES as loss:
+                await patience.bear(loss)
+            else:
+                if actor is not None:
+                    return actor
 
     async def _watched(self, execution: str, watch: Watch, *, looks_first: bool) -> ExecutionActor | None:
         """The state once it is decided; None when the session is lost."""
@@ -221,27 +226,38 @@ class Operations:
     async def follow(self, execution: str) -> AsyncIterator[StatusUpdate]:
         """Every transition from the beginning, as it comes; ends with the execution. Raises UnknownExecution."""
         actor: ExecutionActor | None = None
-        await self._check_exists(execution)
+        early: list[Fact] = []
+        await patiently(lambda: self._check_exists(execution))
         sequence = 0
+        patience = Patience()
         while True:
             try:
                 session = await self.session()
                 facts = follow_facts(session, self.subjects, self.installation.shards, execution, sequence + 1)
                 try:
                     async for number, fact in facts:
-                        sequence = number
                         if actor is None:
                             if not isinstance(fact, Started):
+                                early.append(fact)
                                 continue
                             actor = ExecutionActor(fact, await self._plan(fact.definition), number)
-                        for update in updates_of(actor, actor.receive(fact)):
-                            yield update
+                            # `started` goes first even where a cancel is older, as in the coordinators' mailbox.
+                            told = [fact, *early]
+                        else:
+                            told = [fact]
+                        # Not before: what a loss kept from being taken in is read again.
+                        sequence = number
+                        for one in told:
+                            for update in updates_of(actor, actor.receive(one)):
+                                yield update
                         if actor.is_decided:
                             return
                 finally:
                     await facts.aclose()  # type: ignore[attr-defined]
-            except SessionLost:
-                continue
+            except LOSSES as loss:
+                if actor is None:
+                    early.clear()
+                await patience.bear(loss)
 
     async def executions(self, workflow: str | None = None, state: str | None = None) -> list[ExecutionSummary]:
         """All executions in the log, newest first, filtered."""

@@ -129,6 +129,43 @@ async def test_waiting_goes_on_over_a_restart_of_the_server(world: World) -> Non
         assert (await waiting).status == "completed"
 
 
+async def test_reading_and_starting_go_on_over_restarts_of_the_server(world: World) -> None:
+    await world.coordinator()
+    await world.agent("worker")
+    workflow = Workflow("read-on", tasks=[Task("only", "worker")])
+    async with world.client() as client:
+        first = (await workflow.execute(timeout=10.0)).execution_id
+        stop = asyncio.Event()
+        calls = 0
+
+        async def read_on() -> None:
+            nonlocal calls
+            while not stop.is_set():
+                assert (await client.get_status(first)).state == "completed"
+                assert (await client.get_metrics(first)).completed == 1
+                assert any(summary.execution_id == first for summary in await client.list())
+                await client.get_logs(first)
+                calls += 1
+
+        async def start_on() -> None:
+            while not stop.is_set():
+                assert (await workflow.execute(timeout=20.0)).status == "completed"
+
+        tasks = [asyncio.create_task(work()) for work in (read_on, read_on, start_on, start_on)]
+        for _ in range(4):
+            wanted = calls + 5
+
+            def goes_on(wanted: int = wanted) -> bool:
+                return calls > wanted or any(task.done() for task in tasks)
+
+            await until(goes_on, 10.0)
+            await world.server.kill()
+            await world.server.start()
+        stop.set()
+        await asyncio.gather(*tasks)
+        assert client.connection.sessions == 5
+
+
 async def test_who_stops_waiting_leaves_the_execution_running(im: Client) -> None:
     workflow = Workflow("left-alone", tasks=[Task("only", "echo", config={"seconds": 0.6})])
     execution = await workflow.start()

@@ -18,8 +18,10 @@ from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore, Deployment
 from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.installation import Installation, read_installation
+from infinity_matrix_bus.log_reader import Entry
 from infinity_matrix_bus.session import Endpoint, NoResponders, RequestTimeout, SessionLost
 from infinity_matrix_coordinator.operations import ExecutionSummary, Operations, new_execution_id
+from infinity_matrix_coordinator.patience import patiently
 from infinity_matrix_coordinator.views import (
     ExecutionMetrics,
     ExecutionResult,
@@ -103,7 +105,7 @@ class Client:
 
     async def deploy(self, definition: WorkflowDefinition) -> str:
         """Stores a definition and arms its triggers; answers its hash."""
-        return await self.operations.deploy(definition)
+        return await patiently(lambda: self.operations.deploy(definition))
 
     async def undeploy(self, workflow: str) -> None:
         await self.operations.undeploy(workflow)
@@ -117,7 +119,7 @@ class Client:
     async def start(self, workflow: str, input: Any = None, execution_id: str | None = None) -> str:
         """Starts the deployed workflow of that name; raises UnknownWorkflow, ExecutionExists, NoCoordinator."""
         await self.find_coordinator()
-        digest = await self.operations.definition_of(workflow)
+        digest = await patiently(lambda: self.operations.definition_of(workflow))
         return await self.operations.start(workflow, digest, input, execution_id)
 
     async def start_definition(
@@ -125,7 +127,7 @@ class Client:
     ) -> str:
         """Stores a definition if need be and starts it."""
         await self.find_coordinator()
-        digest = await self.operations.store(definition)
+        digest = await patiently(lambda: self.operations.store(definition))
         return await self.operations.start(definition.name, digest, input, execution_id)
 
     async def execute_definition(
@@ -138,7 +140,7 @@ class Client:
     ) -> ExecutionResult:
         """Starts a definition and waits for its result."""
         await self.find_coordinator()
-        digest = await self.operations.store(definition)
+        digest = await patiently(lambda: self.operations.store(definition))
         return await self._run(definition.name, digest, input, execution_id, timeout)
 
     async def execute(
@@ -146,22 +148,22 @@ class Client:
     ) -> ExecutionResult:
         """Starts the deployed workflow of that name and waits for its result."""
         await self.find_coordinator()
-        digest = await self.operations.definition_of(workflow)
+        digest = await patiently(lambda: self.operations.definition_of(workflow))
         return await self._run(workflow, digest, input, execution_id, timeout)
 
     async def wait(self, execution_id: str, timeout: float | None = None) -> ExecutionResult:
         """The result of an execution once it has ended; raises UnknownExecution, NoCoordinator, TimeoutError."""
-        actor = await self.operations.fold(execution_id)
+        actor = await patiently(lambda: self.operations.fold(execution_id))
         if actor.is_decided:
             return result_of(actor)
         await self.find_coordinator()
         return await self._wait(execution_id, timeout)
 
     async def get_status(self, execution_id: str) -> ExecutionStatus:
-        return status_of(await self.operations.fold(execution_id))
+        return status_of(await patiently(lambda: self.operations.fold(execution_id)))
 
     async def get_metrics(self, execution_id: str) -> ExecutionMetrics:
-        return metrics_of(await self.operations.fold(execution_id))
+        return metrics_of(await patiently(lambda: self.operations.fold(execution_id)))
 
     async def stream_status(self, execution_id: str) -> AsyncIterator[StatusUpdate]:
         """Every transition, from the beginning; ends with the execution."""
@@ -172,16 +174,20 @@ class Client:
         """The log lines of an execution's agents, oldest first."""
         subjects = self.operations.subjects
         pattern = subjects.logs("*", execution_id, task_id) if task_id else subjects.logs_of(execution_id)
-        entries = await read_all(await self.operations.session(), subjects.logs_stream, (pattern,))
+
+        async def read() -> Sequence[Entry]:
+            return await read_all(await self.operations.session(), subjects.logs_stream, (pattern,))
+
+        entries = await patiently(read)
         lines = [line for line in map(read_line, entries) if line is not None]
         return sorted(lines, key=lambda line: line.at)
 
     async def list(self, workflow: str | None = None, state: str | None = None) -> Sequence[ExecutionSummary]:
         """The executions in the log, newest first."""
-        return await self.operations.executions(workflow, state)
+        return await patiently(lambda: self.operations.executions(workflow, state))
 
     async def cancel(self, execution_id: str, reason: str = "") -> None:
-        await self.operations.cancel(execution_id, reason)
+        await patiently(lambda: self.operations.cancel(execution_id, reason))
 
     async def trigger(self, event: str, data: Any = None, event_id: str | None = None) -> None:
         """Publishes an event; the same `event_id` within ten minutes counts once. Raises StorageUnavailable."""

@@ -1,0 +1,47 @@
+"""Patience: what a reader does when the connection breaks under it. It reads again, and gives up in the end.
+
+Only for what may be done again without harm.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from infinity_matrix_actors.errors import InfinityMatrixError, StorageUnavailable
+from infinity_matrix_bus.session import RequestTimeout, SessionLost
+
+#: Losses in a row, each soon after the one before, after which the last is raised.
+LOSSES_MAX = 5
+LOSS_DELAY_S = 0.1
+#: A loss this long after the one before is the first of a new row.
+FORGIVEN_AFTER_S = 30.0
+LOSSES = (SessionLost, RequestTimeout, StorageUnavailable)
+Answer = TypeVar("Answer")
+
+
+class Patience:
+    """Counts losses in a row."""
+
+    def __init__(self) -> None:
+        self._losses = 0
+        self._lost_at = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    async def bear(self, loss: InfinityMatrixError) -> None:
+        """Waits a moment before the next try; raises the loss when it was one too many."""
+        now = self._loop.time()
+        self._losses = self._losses + 1 if now - self._lost_at < FORGIVEN_AFTER_S else 1
+        self._lost_at = now
+        if self._losses >= LOSSES_MAX:
+            raise loss
+        await asyncio.sleep(LOSS_DELAY_S * self._losses)
+
+
+async def patiently(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    """The answer of a call that may be made again; raises what it raises, losses only after five in a row."""
+    patience = Patience()
+    while True:
+        try:
+            return await call()
+        except LOSSES as loss:
+            await patience.bear(loss)
