@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from infinity_matrix_actors.errors import InfinityMatrixError
 
 from infinity_matrix_bus.api import JetStreamApi, StoredMessage
-from infinity_matrix_bus.session import Session
+from infinity_matrix_bus.session import Session, SessionLost
 
 #: Patterns in one request. All that match together may be 1,024; above that each is read alone.
 PATTERNS_MAX = 64
