@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -60,7 +61,14 @@ def run_stage(serve: Serve) -> int:
     Ctrl-C in a terminal reaches every process; the one that started this one ends it in order, so it is ignored here.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    spare_collector()
     return uvloop.run(serve(sys.argv[1], sys.argv[2]))
+
+
+def spare_collector() -> None:
+    """Let the garbage collector look rarely, as the engine's own processes do, and the limit's so too."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 async def end_of_stdin() -> None:

@@ -136,15 +136,8 @@ class Subjects:
         try:
             match tokens:
                 case [shard, execution, "outcome" | "taken" as kind, agent, task, attempt, cap]:
-                    return FactSubject(
-                        int(shard),
-                        execution,
-                        kind,
-                        agent,
-                        task,
-                        int(attempt),
-                        is_genuine=self._is_genuine(subject, cap),
-                    )
+                    genuine = self._is_genuine(subject, cap)
+                    return FactSubject(int(shard), execution, kind, agent, task, int(attempt), "", "", 0, genuine)
                 case [shard, execution, "started"]:
                     return FactSubject(int(shard), execution, "started")
                 case [shard, execution, "due", task, attempt, cap]:

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from infinity_matrix_bus.log import get_logger, log_json
+from infinity_matrix_bus.own_process import run_in_own_process
 from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator.process import Coordinator
@@ -104,12 +105,7 @@ def main() -> int:
         return 3
     _trim(folder.log)
     log_json(sys.stderr)
-    run_in = asyncio.run
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        run_in = uvloop.run
-    run_in(run(folder, float(os.environ.get(IDLE_VARIABLE, IDLE_S))))
+    run_in_own_process(run(folder, float(os.environ.get(IDLE_VARIABLE, IDLE_S))))
     return 0
 
 

@@ -115,13 +115,9 @@ def _outcome(function: Function, settings: Settings, arguments: dict[str, Any]) 
 
 def run_in_loop(work: Coroutine[Any, Any, Any]) -> Any:
     """Runs in an event loop of uvloop where that is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        import asyncio
+    from infinity_matrix_bus.own_process import run_in_own_process
 
-        return asyncio.run(work)
-    return uvloop.run(work)
+    return run_in_own_process(work)
 
 
 async def find_target(settings: Settings, *, starts_runtime: bool = False) -> "Target":
