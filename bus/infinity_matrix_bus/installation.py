@@ -53,7 +53,8 @@ async def bucket(session: Session, name: str) -> KeyValue:
 async def install(session: Session, prefix: str = "im", shards: int = SHARDS_DEFAULT) -> Installation:
     """Makes what is missing of an installation and answers it; two who install at once agree.
 
-    `shards` counts only for the first. Raises ValueError for a number of shards out of 1..1024.
+    `shards` counts only for the first. Raises ValueError for a number of shards out of 1..1024, and StorageUnavailable
+    when a log is gone that was there: an empty one in its place would be taken for the truth.
     """
     if not 1 <= shards <= SHARDS_MAX:
         raise ValueError(f"shards is {shards}, it must be 1 to {SHARDS_MAX}")
@@ -72,10 +73,20 @@ async def install(session: Session, prefix: str = "im", shards: int = SHARDS_DEF
         if budget is None:
             budget = str(await fitting_budget(JetStreamApi(session), subjects, replicas))
             budget = await _agree(session, store, "budget", budget)
+        if await _stored(session, store._name, "installed") is not None:
+            await _check_logs(JetStreamApi(session), subjects, shards)
+        await make_streams(JetStreamApi(session), stream_configs(subjects, shards, replicas, int(budget)))
+        await _agree(session, store, "installed", INSTALLATION_VERSION)
     except NatsError as error:
         raise StorageUnavailable(f"the installation could not be made: {error}") from error
-    await make_streams(JetStreamApi(session), stream_configs(subjects, shards, replicas, int(budget)))
     return Installation(prefix, shards, _secret(secret))
+
+
+async def _check_logs(api: JetStreamApi, subjects: Subjects, shards: int) -> None:
+    there = {name async for name in api.paged("STREAM.NAMES", "streams")}
+    gone = [name for name in map(subjects.facts_stream, range(shards)) if name not in there]
+    if gone:
+        raise StorageUnavailable(f"the log {', '.join(gone)} is gone; restore it from a backup")
 
 
 async def mend_derived_streams(session: Session, installation: Installation) -> None:

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 
-from infinity_matrix_actors.errors import InfinityMatrixError, Unreachable
+from infinity_matrix_actors.errors import InfinityMatrixError, StorageUnavailable, Unreachable
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi, JetStreamError
 from infinity_matrix_bus.connection import Connection
@@ -63,6 +63,7 @@ class Coordinator:
         self.shards: dict[int, Shard] = {}
         self.installation: Installation | None = None
         self._consumers: set[str] = set()
+        self._interruption = ""
         self._membership: Membership | None = None
         self._members: set[str] = {self.instance}
 
@@ -77,6 +78,9 @@ class Coordinator:
             await asyncio.wait([ready, self._serving], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if self._serving.done():
                 self._serving.result()
+            if self.installation is None:
+                await self.stop()
+                raise StorageUnavailable(self._interruption or f"nothing was installed within {timeout_s:g} s")
         finally:
             ready.cancel()
         return self
@@ -115,8 +119,9 @@ class Coordinator:
             try:
                 await self._serve_session(session)
             except InfinityMatrixError as error:
-                log.warning("coordinator_interrupted", reason=str(error))
-                await asyncio.sleep(RESTART_DELAY_S)
+                self._interruption = str(error)
+                log.warning("coordinator_interrupted", reason=self._interruption)
+                await asyncio.sleep(RESTART_DELAY_S if session.is_lost else FAILURE_DELAY_S)
             except Exception:
                 # Everything here is derived again on the next turn; a coordinator that ends helps nobody.
                 log.exception("coordinator_failed")

@@ -3,11 +3,14 @@
 import asyncio
 import json
 
+import pytest
 from harness import World, all_finished, consumer_is_there, say, seeded, started, until
 from history import History
+from infinity_matrix import StorageUnavailable
 from infinity_matrix.workflow import Task, Workflow
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.session import Endpoint, Session
+from infinity_matrix_coordinator.process import Coordinator
 from plain import connected, one_work, serving
 
 EXECUTIONS_WITH_SERVER_KILLED = 300
@@ -151,3 +154,15 @@ async def test_a_work_stream_that_is_deleted_comes_back_with_the_work(world: Wor
         states = await all_finished(client, executions, 20.0)
         assert set(states.values()) == {"completed"}
     await clean_history(world)
+
+
+async def test_nothing_is_made_in_the_place_of_a_log_that_is_gone(world: World) -> None:
+    coordinator = await world.coordinator()
+    coordinator.kill()
+    session = await session_of(world)
+    api = JetStreamApi(session)
+    await api.call("STREAM.DELETE.IM_FACTS_2")
+    with pytest.raises(StorageUnavailable, match="IM_FACTS_2 is gone"):
+        await Coordinator(Endpoint(world.server.connect_url)).start(timeout_s=1.0)
+    assert await api.stream_info("IM_FACTS_2") is None
+    await session.close()
