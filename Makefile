@@ -1,33 +1,40 @@
 # Each target does all its own set-up on a fresh machine: python3 (3.11 or later) with venv is enough.
 PYTHON ?= python3
 VENV := .venv
-STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+READY := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: demo test check bench examples clean
+.PHONY: demo test check examples bench clean
 
-demo: $(STAMP)
+demo: $(READY)
 	$(BIN)/imx demo
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-check: $(STAMP)
+check: $(READY_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-examples: $(STAMP)
+examples: $(READY_DEV)
 	$(BIN)/python examples/run_all.py
 
-bench: $(STAMP)
+bench: $(READY_DEV)
 	$(BIN)/python -m bench
 
-$(STAMP): pyproject.toml
+$(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $(STAMP)
+	$(PIP) --editable '.[fast]'
+	touch $@
+
+$(READY_DEV): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[dev]'
+	touch $(READY) $@
 
 clean:
 	rm -rf $(VENV) .bench dist
