@@ -59,7 +59,8 @@ class TaskDefinition:
     """A node of the graph."""
 
     id: str
-    agent: str
+    #: Empty for a task that no agent does: one that waits for a signal or for time.
+    agent: str = ""
     depends_on: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     condition: str | None = None
@@ -71,6 +72,18 @@ class TaskDefinition:
     #: Only of a task in `on_failure`: the task it undoes.
     compensates: str | None = None
     compensate_when: CompensateWhen = CompensateWhen.DEFAULT
+    #: Waits for the signal of this name; its data is the result. `timeout` limits it.
+    wait_for: str | None = None
+    #: Waits for so many seconds, or until this time in seconds since the epoch.
+    sleep: float | None = None
+    until: float | None = None
+    #: The result when `timeout` passes without the signal: `{"result": ...}`; None fails the task.
+    on_timeout: dict[str, Any] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no agent does it: its outcome is a signal, or a time that has come."""
+        return not self.agent
 
 
 @dataclass(frozen=True, slots=True)

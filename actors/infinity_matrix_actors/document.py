@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -32,7 +33,7 @@ from infinity_matrix_actors.definition import (
     WorkflowDefinition,
 )
 from infinity_matrix_actors.document_problem import explain
-from infinity_matrix_actors.duration import DURATION_MAX_S, DURATION_PATTERN, parse_duration
+from infinity_matrix_actors.duration import DURATION_MAX_S, DURATION_PATTERN, parse_duration, parse_instant
 from infinity_matrix_actors.errors import InvalidDefinition
 from infinity_matrix_actors.graph import find_cycle
 from infinity_matrix_actors.names import check_name
@@ -123,6 +124,11 @@ Event = Annotated[
         }
     ),
 ]
+Instant = Annotated[
+    float,
+    BeforeValidator(_checked(lambda value, field: parse_instant(value, field))),
+    WithJsonSchema({"type": "string", "format": "date-time", "description": "Such as 2026-12-24T18:00:00+01:00."}),
+]
 PlainMap = Annotated[dict[str, Any], BeforeValidator(_checked(lambda value, field: plain(value, field)))]
 # -0.0 would have another canonical form than 0.
 Number = Annotated[float, AfterValidator(lambda value: value + 0.0)]
@@ -146,11 +152,25 @@ class RetryDocument(_Document):
     )
 
 
+#: Who does a task: an agent, or nobody, because it waits.
+_KINDS_OF_TASK = ("agent", "wait_for", "sleep", "until")
+
+
 class TaskDocument(_Document):
     """A task: what to do, by which agent, after which other tasks."""
 
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": [kind]} for kind in _KINDS_OF_TASK]})
+
     id: Name
-    agent: Name = Field(description="The name of the agent that does it.")
+    agent: Name | None = Field(default=None, description="The name of the agent that does it.")
+    wait_for: Name | None = Field(
+        default=None, description="Instead of an agent: wait for this signal; its data is the result."
+    )
+    sleep: Seconds | None = Field(default=None, description="Instead of an agent: wait for so long.")
+    until: Instant | None = Field(default=None, description="Instead of an agent: wait until this time, with its zone.")
+    on_timeout: Any = Field(
+        default=None, description="With wait_for: the result when timeout passes; without it the task fails."
+    )
     depends_on: Annotated[list[Name], BeforeValidator(_listed)] = Field(
         default=[], description="The ids of its upstream tasks."
     )
@@ -177,6 +197,20 @@ class TaskDocument(_Document):
         description="Undo a task that completed or of which it is unknown (default), only one that completed, "
         "or any that was attempted.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_kind(cls, value: Any) -> Any:
+        # A field that is unknown is told first: it may be a slip of the one that is missing.
+        if (
+            isinstance(value, Mapping)
+            and value.keys() <= cls.model_fields.keys()
+            and not any(value.get(kind) is not None for kind in _KINDS_OF_TASK)
+        ):
+            hint = "who does it; or wait_for, sleep or until, for a task that waits"
+            context = {"problem": "the field 'agent' is missing", "hint": hint, "deeper": ""}
+            raise PydanticCustomError("invalid_definition", "{problem}", context)
+        return value
 
 
 class TriggerDocument(_Document):
@@ -318,6 +352,7 @@ def _define_on_failure(document: WorkflowDocument) -> tuple[TaskDefinition, ...]
             ("condition", task.condition is not None),
             ("run_when", task.run_when is not RunWhen.DEFAULT),
             ("compensation", task.compensation is not None),
+            ("waiting", task.agent is None),
         ):
             if is_there:
                 raise InvalidDefinition(f"{field} has no meaning here", where=where, hint=f"remove {field}")
@@ -340,6 +375,32 @@ def _chosen(compensation: TaskDocument, forward: TaskDocument) -> CompensateWhen
     return forward.compensate_when if chosen is CompensateWhen.DEFAULT else chosen
 
 
+def _check_kind(task: TaskDocument, where: str) -> None:
+    kinds = {"agent": task.agent, "wait_for": task.wait_for, "sleep": task.sleep, "until": task.until}
+    given = [kind for kind, value in kinds.items() if value is not None]
+    if len(given) != 1:
+        found = " and ".join(given) if given else "none of them"
+        raise InvalidDefinition(
+            f"it needs one of agent, wait_for, sleep and until, and has {found}", where=where, hint="say who does it"
+        )
+    if "on_timeout" in task.model_fields_set and (task.wait_for is None or task.timeout is None):
+        raise InvalidDefinition(
+            "on_timeout has no meaning here", where=where, hint="it belongs to wait_for with a timeout"
+        )
+    if task.agent is not None:
+        return
+    for field, is_there in (
+        ("retry_config", task.retry_config != RetryDocument()),
+        ("queue_timeout", task.queue_timeout is not None),
+        ("compensation", task.compensation is not None),
+        ("timeout", task.timeout is not None and task.wait_for is None),
+    ):
+        if is_there:
+            raise InvalidDefinition(
+                f"{field} has no meaning for a task that waits", where=where, hint=f"remove {field}"
+            )
+
+
 def _define_task(task: TaskDocument) -> TaskDefinition:
     retry = task.retry_config
     where = f"task {task.id!r}"
@@ -356,9 +417,17 @@ def _define_task(task: TaskDocument) -> TaskDefinition:
                 where=where,
                 hint="raise total_timeout, the limit of all attempts together (a day unless set)",
             )
+    _check_kind(task, where)
+    on_timeout = None
+    if "on_timeout" in task.model_fields_set:
+        on_timeout = {"result": plain(task.on_timeout, f"{where}, on_timeout")}
     return TaskDefinition(
         id=task.id,
-        agent=task.agent,
+        agent=task.agent or "",
+        wait_for=task.wait_for,
+        sleep=task.sleep,
+        until=task.until,
+        on_timeout=on_timeout,
         depends_on=tuple(task.depends_on),
         config=task.config,
         condition=task.condition,

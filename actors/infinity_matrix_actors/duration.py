@@ -40,6 +40,19 @@ def parse_duration(value: object, where: str, *, zero_allowed: bool = False) -> 
     return seconds + 0.0  # -0.0 becomes 0.0: they have different canonical forms
 
 
+def parse_instant(value: object, where: str) -> float:
+    """Answers a point in time in seconds since the epoch; raises `InvalidDefinition` for what has no time zone."""
+    hint = "a datetime with its zone, or text such as 2026-12-24T18:00:00+01:00"
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            raise InvalidDefinition(f"{value!r} is no time", where=where, hint=hint) from None
+    if not isinstance(value, datetime.datetime) or value.tzinfo is None:
+        raise InvalidDefinition(f"{value!r} is no time with a zone", where=where, hint=hint)
+    return value.timestamp()
+
+
 def _seconds(value: object, where: str) -> float:
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()

@@ -63,7 +63,7 @@ class Plan:
             definition,
             digest or definition.digest(),
             nodes,
-            frozenset(task.agent for task in (*definition.tasks, *definition.on_failure)),
+            frozenset(task.agent for task in (*definition.tasks, *definition.on_failure) if task.agent),
             tuple(task.id for task in definition.tasks if not task.depends_on),
             {task.id: Node(task, (), True, None) for task in definition.on_failure},
             {task.compensates: task.id for task in definition.on_failure if task.compensates is not None},

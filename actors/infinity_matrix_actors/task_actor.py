@@ -66,13 +66,22 @@ class TaskActor:
 
     @property
     def is_open(self) -> bool:
-        """An attempt was dispatched and has no outcome."""
-        return self.state is TaskState.QUEUED or self.state is TaskState.RUNNING
+        """An attempt was dispatched and has no outcome. A task that waits has none: nobody was asked to do anything."""
+        if self.state is TaskState.RUNNING:
+            return self.attempt > 0
+        return self.state is TaskState.QUEUED
+
+    @property
+    def is_waiting(self) -> bool:
+        """It waits for its signal or its time."""
+        return self.state is TaskState.RUNNING and self.attempt == 0
 
     @property
     def is_delayed(self) -> bool:
         """The next attempt waits for its time: a backoff, or the lease of the attempt it undoes."""
-        return self.retry_at is not None and (self.state is TaskState.RETRYING or self.state is TaskState.WAITING)
+        return self.retry_at is not None and (
+            self.state is TaskState.RETRYING or self.state is TaskState.WAITING or self.is_waiting
+        )
 
     def hears(self, upstream: TaskState) -> bool:
         """Takes in that an upstream task settled; answers whether it was the last one."""

@@ -68,6 +68,7 @@ class ExecutionActor:
         "saga",
         "sequence",
         "settled",
+        "signals",
         "started",
         "state",
         "stopped_at",
@@ -87,6 +88,8 @@ class ExecutionActor:
         #: Tasks with a dispatched attempt that has no outcome: the barrier before anything terminal.
         self.open: set[str] = set()
         self.settled = 0
+        #: Signals that nobody waited for yet, by name, oldest first.
+        self.signals: dict[str, list[Any]] = {}
         #: Set when no new task may start; `stopped_by` is the state the execution is heading for.
         self.stopped_at: float | None = None
         self.stopped_by: ExecutionState | None = None
@@ -204,6 +207,7 @@ class ExecutionActor:
             "error": self.error,
             "decided_at": self.decided_at,
             "finished": self.finished,
+            "signals": {name: list(kept) for name, kept in sorted(self.signals.items()) if kept},
             "saga": self.saga.record() if self.saga is not None else None,
             "tasks": {name: actor.record() for name, actor in sorted(self.tasks.items())},
         }
@@ -274,6 +278,9 @@ class ExecutionActor:
             self.ignored += 1
             return []
         effects: list[Effect] = []
+        if actor.is_waiting:
+            self._end_waiting(fact.task, actor, fact.at, effects)
+            return effects
         if self.saga is not None:
             self.saga.begin(fact.task)
         self._dispatch(fact.task, actor, fact.at, effects)
@@ -307,8 +314,43 @@ class ExecutionActor:
         return effects
 
     def _signal(self, fact: Signal) -> list[Effect]:
+        if fact.name == RELEASED_SIGNAL:
+            return self._released(fact)
+        if self.is_decided or self.stopped_at is not None:
+            self.ignored += 1
+            return []
+        effects: list[Effect] = []
+        for name, actor in self.tasks.items():
+            if actor.is_waiting and actor.node.definition.wait_for == fact.name:
+                self._signalled(name, actor, fact.data, fact.at, effects)
+                return effects
+        # Nobody waits for it yet: it is kept for who will.
+        self.signals.setdefault(fact.name, []).append(fact.data)
+        return effects
+
+    def _signalled(self, name: str, actor: TaskActor, data: Any, at: float, effects: list[Effect]) -> None:
+        actor.result = data
+        effects.append(Disarm(name))
+        self._settle(name, actor, TaskState.COMPLETED, at, effects)
+        self._conclude(at, effects)
+
+    def _end_waiting(self, name: str, actor: TaskActor, at: float, effects: list[Effect]) -> None:
+        """The time of a waiting task has come: a sleep is over, or a signal did not come within `timeout`."""
+        definition = actor.node.definition
+        effects.append(Disarm(name))
+        state = TaskState.COMPLETED
+        if definition.wait_for is not None and definition.on_timeout is None:
+            message = f"the signal {definition.wait_for!r} did not come within timeout, {definition.timeout:g} s"
+            actor.error = TaskError(ErrorType.TIMED_OUT, message, retryable=False)
+            state = TaskState.FAILED
+        elif definition.on_timeout is not None:
+            actor.result = definition.on_timeout["result"]
+        self._settle(name, actor, state, at, effects)
+        self._conclude(at, effects)
+
+    def _released(self, fact: Signal) -> list[Effect]:
         """An agent let go of an attempt that was closed: what undoes it need not wait for the lease."""
-        data = fact.data if fact.name == RELEASED_SIGNAL and isinstance(fact.data, dict) else {}
+        data = fact.data if isinstance(fact.data, dict) else {}
         task = str(data.get("task"))
         actor = self.tasks.get(task)
         if actor is None or self.is_decided or not actor.closed or actor.closed != data.get("attempt"):
@@ -339,6 +381,25 @@ class ExecutionActor:
             return None
         return actor
 
+    def _begin_waiting(self, name: str, actor: TaskActor, at: float, effects: list[Effect]) -> bool:
+        """Begins a task that no agent does; answers whether it is settled by a signal that came before."""
+        definition = actor.node.definition
+        actor.state = TaskState.RUNNING
+        actor.dispatched_at = actor.taken_at = at
+        effects.append(PublishStatus(name, actor.state, 0, at))
+        kept = self.signals.get(definition.wait_for) if definition.wait_for is not None else None
+        if kept:
+            actor.result = kept.pop(0)
+            return self._mark(name, actor, TaskState.COMPLETED, at, effects)
+        if definition.until is not None:
+            actor.retry_at = definition.until
+        else:
+            wait_s = definition.sleep if definition.sleep is not None else definition.timeout
+            actor.retry_at = at + wait_s if wait_s is not None else None
+        if actor.retry_at is not None:
+            effects.append(Arm(name, actor.retry_at))
+        return False
+
     def _dispatch(self, name: str, actor: TaskActor, at: float, effects: list[Effect]) -> None:
         actor.state = TaskState.QUEUED
         actor.attempt += 1
@@ -362,6 +423,8 @@ class ExecutionActor:
             return self._mark(name, actor, TaskState.FAILED, at, effects)
         if not answer:
             return self._mark(name, actor, TaskState.SKIPPED, at, effects)
+        if actor.node.definition.is_waiting:
+            return self._begin_waiting(name, actor, at, effects)
         self._dispatch(name, actor, at, effects)
         return False
 
@@ -445,7 +508,7 @@ class ExecutionActor:
         for name in self.plan.nodes:
             actor = self.task(name)
             if not actor.is_settled:
-                if actor.state is TaskState.RETRYING:
+                if actor.is_delayed:
                     effects.append(Disarm(name))
                 self._mark(name, actor, TaskState.CANCELLED, at, effects)
         self.saga = Saga(self.plan, self.tasks)

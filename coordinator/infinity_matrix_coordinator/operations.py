@@ -143,6 +143,17 @@ class Operations:
         subject = self.subjects.command(shard, execution, str(CommandKind.CANCEL), new_execution_id())
         await self._outbox.publish(subject, command_payload(CommandKind.CANCEL, reason), WRITE_TIMEOUT_S)
 
+    async def signal(self, execution: str, name: str, data: Any = None, signal_id: str | None = None) -> None:
+        """Sends a signal to an execution; raises UnknownExecution, InvalidName, StorageUnavailable.
+
+        It is kept until a task waits for it. The same `signal_id` counts once.
+        """
+        await self._check_exists(execution)
+        shard = shard_of(execution, self.installation.shards)
+        id = new_execution_id() if signal_id is None else check_name("signal id", signal_id)
+        subject = self.subjects.signal(shard, execution, check_name("signal", name), id)
+        await self._outbox.publish(subject, encode(data, "the signal's data"), WRITE_TIMEOUT_S)
+
     async def publish_event(self, event: str, data: Any, event_id: str | None = None) -> None:
         """Publishes an event that may start executions; raises InvalidName, StorageUnavailable.
 

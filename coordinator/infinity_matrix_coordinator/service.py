@@ -58,6 +58,7 @@ class ApiService:
             "status": self._status,
             "list": self._list,
             "cancel": self._cancel,
+            "signal": self._signal,
             "history": self._history,
         }
 
@@ -157,6 +158,14 @@ class ApiService:
     async def _cancel(self, body: dict[str, Any]) -> Any:
         execution = _text(body, "execution")
         await self._operations.cancel(execution, str(body.get("reason", "")))
+        return {"execution": execution}
+
+    async def _signal(self, body: dict[str, Any]) -> Any:
+        execution = _text(body, "execution")
+        signal_id = body.get("id")
+        if signal_id is not None and not isinstance(signal_id, str):
+            raise BadRequest("id must be a string")
+        await self._operations.signal(execution, _text(body, "name"), body.get("data"), signal_id)
         return {"execution": execution}
 
     async def _history(self, body: dict[str, Any]) -> Any:

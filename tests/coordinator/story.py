@@ -4,7 +4,7 @@
     a ok          -> work b.1            | a completed, b queued
 
 Facts: `started`, `a ok`, `a fails [type]`, `a fatal [type]` (not retryable), `a later 7` (fails, retry_after 7 s),
-`a closed <type>` (by a coordinator), `a taken`, `a due 2`, `a released [late]`, `cancel`, `deadline`, `signal`,
+`a closed <type>` (by a coordinator), `a taken`, `a due 2`, `a released [late]`, `cancel`, `deadline`, `signal [name [data]]`,
 `finished <state>`. `a.2 ok` is about attempt 2 (else the current one), `a@thief ok` comes from another agent. Each fact
 is one second after the one before, or `+60 a ok` sixty. A last column's `=x` is the execution's state.
 """
@@ -57,6 +57,11 @@ def task(id: str, *depends_on: str, **fields: Any) -> TaskDefinition:
     if "run_when" in fields:
         fields["run_when"] = RunWhen(fields["run_when"])
     return TaskDefinition(id, AGENT, depends_on, **fields)
+
+
+def wait(id: str, *depends_on: str, **fields: Any) -> TaskDefinition:
+    """A task that waits: with `wait_for`, `sleep` or `until`."""
+    return TaskDefinition(id, "", depends_on, **fields)
 
 
 def undo(forward: str | None, id: str, **fields: Any) -> TaskDefinition:
@@ -207,7 +212,7 @@ class Story:
             case "cancel" | "deadline":
                 return Command(EXECUTION, now, CommandKind(subject), rest[0] if rest else "1")
             case "signal":
-                return Signal(EXECUTION, now, "approval", "1", True)
+                return Signal(EXECUTION, now, rest[0] if rest else "approval", "1", rest[1] if rest[1:] else True)
             case "finished":
                 return Finished(EXECUTION, now, 1, rest[0])
         place, _, agent = subject.partition("@")

@@ -189,6 +189,10 @@ class Client:
     async def cancel(self, execution_id: str, reason: str = "") -> None:
         await patiently(lambda: self.operations.cancel(execution_id, reason))
 
+    async def signal(self, execution_id: str, name: str, data: Any = None, signal_id: str | None = None) -> None:
+        """Sends a signal to an execution, kept until a task waits for it; the same `signal_id` counts once."""
+        await self.operations.signal(execution_id, name, data, signal_id)
+
     async def trigger(self, event: str, data: Any = None, event_id: str | None = None) -> None:
         """Publishes an event; the same `event_id` within ten minutes counts once. Raises StorageUnavailable."""
         await self.operations.publish_event(event, data, event_id)

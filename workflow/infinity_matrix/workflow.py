@@ -32,15 +32,17 @@ DOCUMENT_BYTES_MAX = 1024 * 1024
 class Task:
     """A node of the graph: `agent` does the work once the tasks in `depends_on` are settled.
 
+    With `wait_for`, `sleep` or `until` in place of `agent` it waits for a signal or for time.
+
     Takes the fields of a task in a definition file; durations are seconds or text such as "90s", "5m", "1h".
     Raises InvalidDefinition for what cannot be.
     """
 
-    def __init__(self, id: str, agent: str, **fields: Any) -> None:
+    def __init__(self, id: str, agent: str | None = None, **fields: Any) -> None:
         compensation = fields.get("compensation")
         if isinstance(compensation, Task):
             fields["compensation"] = compensation.document
-        self.document: TaskDocument = parse_task(id=id, agent=agent, **fields)
+        self.document: TaskDocument = parse_task(id=id, **({"agent": agent} if agent is not None else {}), **fields)
 
     @classmethod
     def _of(cls, document: TaskDocument) -> "Task":
@@ -208,6 +210,11 @@ class Workflow:
         """Asks for the execution to be cancelled: running agents are told, then it ends. Raises UnknownExecution."""
         async with opened() as client:
             await client.cancel(execution_id, reason)
+
+    async def signal(self, execution_id: str, name: str, data: Any = None) -> None:
+        """Sends a signal to an execution: the result of the task that waits for it, now or later."""
+        async with opened() as client:
+            await client.signal(execution_id, name, data)
 
     async def stream_status(self, execution_id: str) -> AsyncIterator[StatusUpdate]:
         """Every transition of the execution, from the beginning, none left out; ends with the execution."""
