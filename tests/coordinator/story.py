@@ -4,9 +4,10 @@
     a ok          -> work b.1            | a completed, b queued
 
 Facts: `started`, `a ok`, `a fails [type]`, `a fatal [type]` (not retryable), `a later 7` (fails, retry_after 7 s),
-`a closed <type>` (by a coordinator), `a taken`, `a due 2`, `a released [late]`, `cancel`, `deadline`, `signal [name [data]]`,
-`finished <state>`. `a.2 ok` is about attempt 2 (else the current one), `a@thief ok` comes from another agent. Each fact
-is one second after the one before, or `+60 a ok` sixty. A last column's `=x` is the execution's state.
+`a closed <type>` (by a coordinator), `a taken`, `a due 2`, `a released [late]`, `cancel`, `deadline`,
+`signal [name [data]]`, `finished <state>`. `a.2 ok` is about attempt 2 (else the current one), `a@thief ok` comes from
+another agent. Each fact is one second after the one before, or `+60 a ok` sixty. `=x` in the last column is the
+execution's state.
 """
 
 import re
