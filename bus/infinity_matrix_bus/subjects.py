@@ -119,6 +119,10 @@ class Subjects:
     def finished(self, shard: int, execution: str, n: int) -> str:
         return self._capable(f"{self._facts}{shard}.{execution}.finished.{n}")
 
+    def finished_of(self, shard: int, execution: str) -> str:
+        """The ends of one execution."""
+        return f"{self._facts}{shard}.{execution}.finished.>"
+
     def all_started(self, shard: int) -> str:
         return f"{self._facts}{shard}.*.started"
 

@@ -33,7 +33,13 @@ from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.patience import LOSSES, Patience, patiently
-from infinity_matrix_coordinator.views import StatusUpdate, updates_of
+from infinity_matrix_coordinator.views import (
+    ExecutionResult,
+    StatusUpdate,
+    result_of,
+    result_of_finished,
+    updates_of,
+)
 from infinity_matrix_coordinator.watches import Watch, Watches
 
 WRITE_TIMEOUT_S = 10.0
@@ -190,8 +196,8 @@ class Operations:
                 actor.receive(fact)
         return actor
 
-    async def run(self, workflow: str, definition: str, input: Any, execution: str, *, is_new: bool) -> ExecutionActor:
-        """Starts an execution and answers its state once it is decided; raises as `start` does.
+    async def run(self, workflow: str, definition: str, input: Any, execution: str, *, is_new: bool) -> ExecutionResult:
+        """Starts an execution and answers its result once it is decided; raises as `start` does.
 
         `is_new`: nobody else can have started that id, so the log is not read before the first hint.
         """
@@ -202,11 +208,15 @@ class Operations:
             # Listening first: a short execution may have ended before its start is confirmed here.
             async with self._reading(session).watches.watch(execution) as watch:
                 await self.start(workflow, definition, input, execution)
-                actor = await self._watched(execution, watch, looks_first=not is_new)
+                if is_new and await watch.hinted(POLL_MIN_S):
+                    result = await self._completed(workflow, execution)
+                    if result is not None:
+                        return result
+                actor = await self._watched(execution, watch)
         except LOSSES:
             # Whether it was started is unknown; starting the same again answers the same execution.
             await self.start(workflow, definition, input, execution)
-        return actor if actor is not None else await self.wait(execution)
+        return result_of(actor if actor is not None else await self.wait(execution))
 
     async def wait(self, execution: str) -> ExecutionActor:
         """The state of an execution once it is decided, over any number of sessions; raises UnknownExecution."""
@@ -215,22 +225,28 @@ class Operations:
         while True:
             try:
                 async with self._reading(await self.session()).watches.watch(execution) as watch:
-                    actor = await self._watched(execution, watch, looks_first=True)
+                    actor = await self._watched(execution, watch)
             except LOSSES as loss:
                 await patience.bear(loss)
             else:
                 if actor is not None:
                     return actor
 
-    async def _watched(self, execution: str, watch: Watch, *, looks_first: bool) -> ExecutionActor | None:
+    async def _completed(self, workflow: str, execution: str) -> ExecutionResult | None:
+        """The result, when it stands in the last fact: a third less for a client than folding all of them."""
+        shard = shard_of(execution, self.installation.shards)
+        reads = self._reading(await self.session()).reads
+        found = await reads.read(self.subjects.facts_stream(shard), self.subjects.finished_of(shard, execution))
+        # The end is announced before it is written, so it may not be there yet.
+        return result_of_finished(execution, workflow, found[0].data) if found is not None and len(found) == 1 else None
+
+    async def _watched(self, execution: str, watch: Watch) -> ExecutionActor | None:
         """The state once it is decided; None when the session is lost."""
         poll_s = POLL_MIN_S
         while not watch.session.is_lost:
-            if looks_first:
-                actor = await self.fold(execution)
-                if actor.is_decided:
-                    return actor
-            looks_first = True
+            actor = await self.fold(execution)
+            if actor.is_decided:
+                return actor
             poll_s = POLL_MIN_S if await watch.hinted(poll_s) else min(poll_s * 1.5, POLL_MAX_S)
         return None
 

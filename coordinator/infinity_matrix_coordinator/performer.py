@@ -24,6 +24,7 @@ from infinity_matrix_actors.effect import (
 )
 from infinity_matrix_actors.errors import InfinityMatrixError, PayloadNotEncodable, PayloadTooLarge
 from infinity_matrix_actors.fact import CommandKind, ErrorType, Finished, TaskError
+from infinity_matrix_actors.state import ExecutionState
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import encode, rfc3339
 from infinity_matrix_bus.facts import closed_payload, command_payload, finished_payload
@@ -37,6 +38,7 @@ from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.status_message import status_payload
 from infinity_matrix_coordinator.timers import Timers
+from infinity_matrix_coordinator.views import is_small, outputs_of
 from infinity_matrix_coordinator.work_message import work_payload
 
 #: A cause older than this is not fresh: a quarter of the work stream's duplicate window.
@@ -205,8 +207,12 @@ class Performer:
     def _publish_finished(self, execution: ExecutionActor, effect: PublishFinished) -> None:
         self.counters.finished += 1
         fact = Finished(execution.id, effect.at, 1, effect.state, effect.error, effect.compensation, effect.compensated)
-        timings = {"started_at": rfc3339(execution.started.at), "decided_at": rfc3339(effect.at)}
-        self.outbox.post(self.subjects.finished(self.shard, execution.id, 1), finished_payload(fact, timings), _ignore)
+        more: dict[str, Any] = {"started_at": rfc3339(execution.started.at), "decided_at": rfc3339(effect.at)}
+        if effect.state is ExecutionState.COMPLETED:
+            outputs = outputs_of(execution)
+            if is_small(outputs):
+                more["outputs"] = outputs
+        self.outbox.post(self.subjects.finished(self.shard, execution.id, 1), finished_payload(fact, more), _ignore)
 
     def _settle_backlog(self, execution: ExecutionActor, task: str) -> None:
         actor = execution.tasks[task]

@@ -6,9 +6,12 @@ from typing import Any
 from infinity_matrix_actors.effect import Effect, PublishStatus
 from infinity_matrix_actors.errors import ExecutionFailed
 from infinity_matrix_actors.state import ExecutionState, TaskState
+from infinity_matrix_bus.codec import Undecodable, decode_record, parse_rfc3339
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 
+#: Outputs of about this many bytes travel with the end of their execution.
+OUTPUTS_SMALL = 8 * 1024
 _RUNNING_FIRST = (TaskState.RUNNING, TaskState.QUEUED, TaskState.RETRYING)
 
 
@@ -132,21 +135,65 @@ def status_of(execution: ExecutionActor) -> ExecutionStatus:
 def result_of(execution: ExecutionActor) -> ExecutionResult:
     """The result of an execution that is decided."""
     assert execution.decided_at is not None
-    outputs = {
-        name: execution.tasks[name].result
-        for name in execution.plan.nodes
-        if name in execution.tasks and execution.tasks[name].state is TaskState.COMPLETED
-    }
     return ExecutionResult(
         execution.id,
         execution.started.workflow,
         str(execution.state),
         max(0.0, execution.decided_at - execution.started.at),
-        outputs,
+        outputs_of(execution),
         execution.error,
         execution.compensated,
         execution.compensation,
     )
+
+
+def outputs_of(execution: ExecutionActor) -> dict[str, Any]:
+    """The result of every task that completed, by task id."""
+    return {
+        name: execution.tasks[name].result
+        for name in execution.plan.nodes
+        if name in execution.tasks and execution.tasks[name].state is TaskState.COMPLETED
+    }
+
+
+def is_small(outputs: dict[str, Any]) -> bool:
+    """Whether the outputs go into the `finished` fact: then whoever waits reads one message instead of all of them.
+
+    A guess that never looks at more than it admits: about `OUTPUTS_SMALL` characters and values.
+    """
+    room = OUTPUTS_SMALL
+    stack: list[Any] = [outputs]
+    while stack and room > 0:
+        value = stack.pop()
+        room -= 8
+        if isinstance(value, str):
+            room -= len(value)
+        elif isinstance(value, dict):
+            room -= len(value)
+            if room > 0:
+                stack.extend(value)
+                stack.extend(value.values())
+        elif isinstance(value, list):
+            room -= len(value)
+            if room > 0:
+                stack.extend(value)
+    return room > 0
+
+
+def result_of_finished(execution_id: str, workflow: str, finished: bytes) -> ExecutionResult | None:
+    """The result that stands in a `finished` fact; None when it does not, and the log must be folded."""
+    try:
+        record = decode_record(finished)
+    except Undecodable:
+        return None
+    outputs = record.get("outputs")
+    started_at, decided_at = parse_rfc3339(record.get("started_at")), parse_rfc3339(record.get("decided_at"))
+    if record.get("state") != ExecutionState.COMPLETED or not isinstance(outputs, dict):
+        return None
+    if started_at is None or decided_at is None:
+        return None
+    duration = max(0.0, decided_at - started_at)
+    return ExecutionResult(execution_id, workflow, str(ExecutionState.COMPLETED), duration, outputs, None)
 
 
 def updates_of(execution: ExecutionActor, effects: list[Effect]) -> list[StatusUpdate]:

@@ -83,7 +83,7 @@ class Watches:
 
     async def add(self, watch: Watch) -> None:
         """Returns when the watch hears; raises SessionLost."""
-        if self._own < OWN_MAX:
+        if self._own < OWN_MAX and not self._shared:
             self._own += 1
             try:
                 watch.own = await self.session.subscribe(self._subjects.status_of(watch.execution), watch.on_status)

@@ -9,6 +9,7 @@ import pytest
 from harness import World, all_finished, consumer_is_there, set_ack_wait, started, until
 from history import History, lines_of
 from infinity_matrix.workflow import Task, Workflow
+from nats.aio.msg import Msg
 from nats.js.errors import APIError
 from plain import ask, connected, one_work, serving
 
@@ -273,3 +274,33 @@ async def test_work_in_doubt_waits_for_an_answer_and_is_not_worn_out_by_asking(w
         await world.coordinator()
         assert (await client.wait(execution, 10.0)).status == "completed"
     assert [line.event for line in lines_of(world.journal)] == ["began", "ended"]
+
+
+async def test_an_answer_that_was_long_on_its_way_is_asked_for_again(world: World) -> None:
+    coordinator = await world.coordinator()
+    async with world.client(), connected(world.server.connect_url) as nats:
+        await Workflow("stale-answer", tasks=[Task("only", "worker")]).start()
+        await consumer_is_there(nats, "worker")
+        message = await one_work(nats.jetstream(), "worker")
+        coordinator.kill()
+        await message.nak()
+        answers = 0
+
+        async def answer(question: Msg) -> None:
+            """Like a coordinator that is frozen after it has looked, while another agent gives the outcome."""
+            nonlocal answers
+            answers += 1
+            if answers == 1:
+                await nats.jetstream().publish(json.loads(message.data)["reply_to"], b'{"result": "by another"}')
+                await asyncio.sleep(0.5)
+            await question.respond(json.dumps({"ok": {"settled": answers > 1}}).encode())
+
+        await nats.subscribe("im.api.attempt", cb=answer)
+        await world.agent("worker")
+
+        async def is_acked() -> bool:
+            return (await nats.jetstream().stream_info("IM_WORK")).state.messages == 0
+
+        await until(is_acked, 10.0, "the agent acking what is settled")
+        assert answers == 2
+    assert lines_of(world.journal) == []

@@ -220,7 +220,7 @@ class Client:
     ) -> ExecutionResult:
         execution = execution_id or new_execution_id()
         async with self._naming_untaken(execution), asyncio.timeout(timeout_s):
-            return result_of(await self.operations.run(workflow, digest, input, execution, is_new=execution_id is None))
+            return await self.operations.run(workflow, digest, input, execution, is_new=execution_id is None)
 
     async def _wait(self, execution_id: str, timeout_s: float | None) -> ExecutionResult:
         async with self._naming_untaken(execution_id), asyncio.timeout(timeout_s):
