@@ -1,4 +1,7 @@
-"""Effects: what a decision asks the shell to do. Small, frozen, and safe to do twice.
+"""Effects: what a decision asks the shell to do. Small, never changed, and safe to do twice.
+
+The four that every task makes are not frozen by the interpreter: a frozen one takes four times as long to make
+(0.67 us, not 0.15), and those of a chain of 3 are eighteen.
 
 `at` is the stream time of the fact an effect follows from, in seconds since the epoch.
 """
@@ -10,7 +13,7 @@ from infinity_matrix_actors.fact import TaskError
 from infinity_matrix_actors.state import ExecutionState, TaskState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PublishWork:
     """One attempt to do."""
 
@@ -19,7 +22,7 @@ class PublishWork:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PublishStatus:
     """A transition, for people and tails. `task` is None for the execution itself."""
 
@@ -30,7 +33,7 @@ class PublishStatus:
     error: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arm:
     """Call `expire` for this task (None: the execution) once the stream's time is `at`; replaces its earlier timer."""
 
@@ -38,7 +41,7 @@ class Arm:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Disarm:
     task: str | None
 

@@ -6,7 +6,6 @@ is 3 to 4 times as fast as the standard library's (1.8 and 1.5 us against 7.0 an
 
 import datetime
 import math
-import re
 from functools import lru_cache
 from typing import Any
 
@@ -16,8 +15,10 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 #: Header and payload of one message together; the server's own limit of 1 MiB closes the connection when passed.
 MESSAGE_BYTES_MAX = 512 * 1024
-#: JSON itself can name a number that no float holds, such as 1e999.
-_HUGE_EXPONENT = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
+#: JSON itself can name a number that no float holds, such as 1e999. What may be one is found by its shape, with every
+#: digit a zero: 0.4 us on a small result, where a regular expression takes 1.3, and for every message that is read.
+_SHAPE = bytes.maketrans(b"123456789E+", b"000000000e0")
+_HUGE = b"0e000"
 
 
 class Undecodable(ValueError):
@@ -46,7 +47,7 @@ def decode(data: bytes) -> Any:
     try:
         if data[:1] in b'{["0123456789-tfn \t\r\n' and data:
             value = from_json(data, allow_inf_nan=False)
-            if _HUGE_EXPONENT.search(data) is not None and _has_not_finite(value):
+            if _HUGE in data.translate(_SHAPE) and _has_not_finite(value):
                 raise Undecodable("a number is out of range")
             return value
         value = msgpack.unpackb(data, timestamp=0)
