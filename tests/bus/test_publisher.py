@@ -114,9 +114,12 @@ async def test_when_the_server_dies_every_fate_is_told_exactly_once(server: Embe
     await make_stream(session, "L", "l.>", **WRITE_ONCE)
     publisher = Publisher(session)
     fates: dict[int, list[Ack]] = {number: [] for number in range(20_000)}
-    for number in fates:
+    for number in range(10_000):
         publisher.publish(f"l.{number}", b"x" * 1000, fates[number].append)
     await eventually(lambda: any(fates.values()), "the first ack")
+    for number in range(10_000, 20_000):
+        publisher.publish(f"l.{number}", b"x" * 1000, fates[number].append)
+    # Before the loop's turn ends, so that the last ones are not sent yet.
     os.kill(server.pid, signal.SIGKILL)
     await eventually(lambda: all(fates.values()), "all fates")
     assert {len(acks) for acks in fates.values()} == {1}
@@ -181,14 +184,17 @@ async def test_the_outbox_delivers_everything_exactly_once_over_crashes(server: 
         for share in (1000, 6000):
             await eventually(lambda share=share: len(done) > share, f"{share} of them")  # type: ignore[misc]
             await server.kill()
+            # One more, so that there is something under way even where the others were all done by then.
+            late = 12_000 + share
+            outbox.post(f"l.{late}", b"x", lambda ack, number=late: done.update([number]))  # type: ignore[misc]
             assert await outbox.drained(0.1) is False
             await server.start()
         assert await outbox.drained(30)
         assert outbox.pending == 0
-        assert len(done) == 12_000
+        assert len(done) == 12_002
         assert set(done.values()) == {1}
         stored = await subjects_in(await connection.connected(5), "L")
-        assert len(stored) == 12_000
+        assert len(stored) == 12_002
         assert set(stored.values()) == {1}
         outbox.close()
 
