@@ -29,6 +29,9 @@ PING_INTERVAL_S = 2
 PINGS_OUTSTANDING_MAX = 2
 WATCHDOG_INTERVAL_S = 1.0
 CLOSE_TIMEOUT_S = 2.0
+#: So much is sent at once, while more is being made: the first of a fork's 1,000 works waits for 3 ms, not for 40.
+#: Above the 64 KiB from which uvloop writes without waiting for the loop's turn to end.
+FLUSH_BYTES = 72 * 1024
 NO_RESPONDERS = b"NATS/1.0 503"
 
 #: payload and raw headers of a reply, or None when the session was lost first.
@@ -97,6 +100,7 @@ class Session:
         self._many: dict[str, ReplyCallback] = {}
         self._tokens = itertools.count()
         self._buffer: list[bytes] = []
+        self._buffered = 0
         self._loop = asyncio.get_running_loop()
         self._on_lost: list[Callable[[], None]] = []
         self._watchdog: asyncio.Task[None] | None = None
@@ -179,6 +183,9 @@ class Session:
             self._loop.call_soon(self._flush)
         # Joined once, when they are sent: half a microsecond less for each message of 1 KiB.
         self._buffer += (command.encode(), headers, payload, b"\r\n")
+        self._buffered += size
+        if self._buffered > FLUSH_BYTES:
+            self._flush()
 
     def request_with(self, subject: str, payload: bytes, callback: ReplyCallback, headers: bytes = b"") -> str:
         """Publishes with a reply inbox; answers its token. `callback` has the reply, None when the session is lost."""
@@ -271,6 +278,7 @@ class Session:
 
     def _flush(self) -> None:
         buffer, self._buffer = self._buffer, []
+        self._buffered = 0
         if buffer and not self.is_lost:
             self.client.write(b"".join(buffer))
 

@@ -11,7 +11,7 @@ from infinity_matrix_bus.codec import Undecodable, decode_record, parse_rfc3339
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 
 #: Outputs of about this many bytes travel with the end of their execution.
-OUTPUTS_SMALL = 8 * 1024
+OUTPUTS_SMALL = 32 * 1024
 _RUNNING_FIRST = (TaskState.RUNNING, TaskState.QUEUED, TaskState.RETRYING)
 
 
