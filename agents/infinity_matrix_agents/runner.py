@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import os
 import secrets
-from collections import deque
+from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,7 @@ import nats.micro
 from infinity_matrix_actors.errors import InfinityMatrixError, NotInstalled
 from infinity_matrix_actors.fact import RELEASED_SIGNAL
 from infinity_matrix_bus.api import API_PREFIX, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
-from infinity_matrix_bus.codec import Undecodable, decode_record, encode, parse_server_time, rfc3339
+from infinity_matrix_bus.codec import Undecodable, decode_record, encode, parse_rfc3339, parse_server_time, rfc3339
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Ack, Fate, Outbox
@@ -41,6 +41,7 @@ ASK_TIMEOUT_S = 5.0
 ASK_AGAIN_S = 0.5
 #: "Still to be done" is trusted for this long after the question.
 ANSWER_AGE_MAX_S = 0.05
+STOPPED_REMEMBERED_MAX = 10_000
 #: A process that did not run for this long may find work in its socket that is another's by now.
 AWAY_S = 5.0
 CONSUMER_RETRY_S = 0.5
@@ -71,6 +72,8 @@ class AgentRunner:
         #: What was stored before this is asked about before it is run (stream time).
         self._trusted_from = 0.0
         self._consumer_sequence = 0
+        #: Executions that were stopped, when (stream time) and why: their queued work is not begun any more.
+        self._stopped: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._lease_interval_s = LEASE_INTERVAL_S
         self._away_s = AWAY_S
         self._queue: deque[Delivery] = deque()
@@ -257,7 +260,13 @@ class AgentRunner:
             delivery = self._queue.popleft()
             if delivery.is_poisonous:
                 self._finish(delivery, outcomes.poison(delivery.deliveries, self.instance))
-            elif not delivery.is_doubtful(self._trusted_from) or await self._is_open(delivery):
+            elif delivery.is_doubtful(self._trusted_from):
+                if await self._is_open(delivery):
+                    await self._run(delivery)
+            elif (reason := self._stop_of(delivery)) is not None:
+                # Nobody has begun it: that is certain only of work that is not in doubt.
+                self._finish(delivery, outcomes.cancelled(reason, None, self.instance))
+            else:
                 await self._run(delivery)
 
     async def _is_open(self, delivery: Delivery) -> bool:
@@ -437,9 +446,21 @@ class AgentRunner:
         reason = str(order.get("reason", ""))
         grace = order.get("grace")
         polite_s = min(POLITE_S, float(grace) / 2) if isinstance(grace, int | float) else 0.0
+        if task is None:
+            self._stopped[execution] = (self._time.now(), reason)
+            if len(self._stopped) > STOPPED_REMEMBERED_MAX:
+                self._stopped.popitem(last=False)
         for delivery in list(self._held):
             if delivery.concerns(execution, task, attempt if isinstance(attempt, int) else 0):
                 self._cancel(delivery, reason, polite_s)
+
+    def _stop_of(self, delivery: Delivery) -> str | None:
+        """Why the execution was stopped after this work had become ready and lay in the queue; None if it was not."""
+        at, reason = self._stopped.get(delivery.record["execution"], (0.0, ""))
+        ready_at = parse_rfc3339(delivery.record.get("ready_at")) if at else None
+        if ready_at is None or ready_at > at or not delivery.concerns(delivery.record["execution"], None, 0):
+            return None
+        return reason
 
     def _cancel(self, delivery: Delivery, reason: str, polite_s: float) -> None:
         delivery.is_cancelled = True

@@ -155,6 +155,26 @@ async def test_an_unhandled_failure_stops_what_runs_and_starts_nothing_more(im: 
         result.raise_for_failure()
 
 
+async def test_what_waits_in_the_queue_is_not_begun_after_a_failure(im: Client) -> None:
+    agent = Agent("one-by-one", concurrency=1)
+    begun: list[str] = []
+
+    @agent.handler
+    async def handle(work: Work) -> None:
+        begun.append(work.task)
+        await asyncio.sleep(0.1)
+        raise Failure("wanted", retryable=False)
+
+    await im.serve([agent])
+    workflow = Workflow("queued-behind", tasks=[Task(f"t{number}", "one-by-one") for number in range(40)], grace=8)
+    result = await workflow.execute(timeout=WAIT_S)
+    assert result.status == "failed"
+    # Neither run one after another, nor waited for until the grace is over.
+    assert result.duration < 2.0
+    assert len(begun) <= 3
+    assert list((await states(im, result.execution_id)).values()).count("cancelled") >= 37
+
+
 async def test_an_agent_that_will_not_stop_is_closed_after_the_grace(im: Client) -> None:
     workflow = Workflow("stubborn", tasks=[task("only", stubborn=4)], grace=1)
     execution = await workflow.start()
