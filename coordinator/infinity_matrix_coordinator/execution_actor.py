@@ -49,6 +49,8 @@ from infinity_matrix_coordinator.deadlines import (
 )
 from infinity_matrix_coordinator.saga import Saga
 
+#: Signals of one execution that nobody waits for yet; those beyond are ignored.
+SIGNALS_KEPT_MAX = 1000
 #: The error of an attempt that nobody had taken when its execution was stopped.
 NOT_BEGUN = TaskError(ErrorType.CANCELLED, "stopped before any agent took it", retryable=False)
 
@@ -159,9 +161,10 @@ class ExecutionActor:
             if self.stopped_at is not None and not actor.is_open and task not in self.plan.undo_nodes:
                 # Its backoff leads nowhere any more; a `due` now would only burn the slot.
                 return []
-            if self._is_stopping(actor):
+            effects = expire_task(task, actor, now)
+            if self._is_stopping(actor) and not any(isinstance(effect, CloseAttempt) for effect in effects):
                 return [AskTaken(task, actor.attempt)]
-            return expire_task(task, actor, now)
+            return effects
         at = self._deadline()
         if at is None:
             return []
@@ -324,6 +327,9 @@ class ExecutionActor:
             if actor.is_waiting and actor.node.definition.wait_for == fact.name:
                 self._signalled(name, actor, fact.data, fact.at, effects)
                 return effects
+        if sum(map(len, self.signals.values())) >= SIGNALS_KEPT_MAX:
+            self.ignored += 1
+            return []
         # Nobody waits for it yet: it is kept for who will.
         self.signals.setdefault(fact.name, []).append(fact.data)
         return effects

@@ -252,3 +252,9 @@ def test_what_still_lies_in_its_queue_when_stopped_need_not_wait_for_the_grace()
     assert story.quiet("b", 2.3, is_queued=True)[0] == "close b.1 cancelled"
     assert story.quiet("b", 2.3, is_queued=False) == ["arm b 86400"]
     assert "a" not in {name for name, at in story.armed().items() if at < 10.0}
+
+
+def test_a_queued_attempt_past_its_total_timeout_is_closed_and_not_asked_about_for_ever() -> None:
+    story = Story(workflow(task("a", total_timeout=5.0), grace=60.0)).tells("started", "cancel")
+    assert story.quiet("a", 2.0, is_queued=False) == ["arm a 5"]
+    assert story.timer("a", 5.0)[0] == "close a.1 timed_out"

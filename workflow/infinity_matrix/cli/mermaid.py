@@ -32,12 +32,19 @@ def flowchart(definition: "WorkflowDefinition") -> str:
 
 
 def _texts(task: "TaskDefinition") -> list[str]:
-    texts = [task.id, task.agent]
+    texts = [task.id, task.agent or _awaited(task)]
     if task.condition and not task.depends_on:
         texts.append(f"if {task.condition}")
     if task.retry.max_attempts > 1:
         texts.append(f"up to {task.retry.max_attempts} attempts")
     return texts
+
+
+def _awaited(task: "TaskDefinition") -> str:
+    """What a task waits for that no agent does."""
+    if task.wait_for is not None:
+        return f"waits for {task.wait_for}"
+    return f"sleeps {task.sleep:g} s" if task.sleep is not None else "waits for its time"
 
 
 def _edges(task: "TaskDefinition", nodes: dict[str, str]) -> Iterator[str]:
