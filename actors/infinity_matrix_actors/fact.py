@@ -17,6 +17,16 @@ class ErrorType(StrEnum):
     POISON = "poison"
     GARBAGE = "garbage"
     CONDITION = "condition_error"
+    EXPRESSION = "expression_error"
+    INVALID_INPUT = "invalid_input"
+    INVALID_CONFIG = "invalid_config"
+    INVALID_RESULT = "invalid_result"
+    MAX_ITERATIONS = "max_iterations"
+    TOO_MANY_FAILURES = "too_many_failures"
+    REJECTED = "rejected"
+    CHILD_FAILED = "child_failed"
+    UNKNOWN_WORKFLOW = "unknown_workflow"
+    TOO_DEEP = "too_deep"
     RESULT_NOT_ENCODABLE = "ResultNotEncodable"
     PAYLOAD_TOO_LARGE = "PayloadTooLarge"
 
@@ -38,6 +48,14 @@ class TaskError:
         return record
 
 
+class Priority(StrEnum):
+    """Whose work goes first to an agent that has more of it than it can take."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     execution: str
@@ -47,6 +65,11 @@ class Started:
     input: Any = None
     cause: dict[str, Any] = field(default_factory=dict)
     decide: int = 1
+    priority: Priority = Priority.NORMAL
+    #: Results of tasks that need not run again, by task id: what a fork brings along.
+    seed: dict[str, Any] = field(default_factory=dict)
+    #: A tick of a schedule that was passed over: nothing runs, and no coordinator that lags fires it later.
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,15 @@ class Due:
 
 #: The signal by which an agent says that it let go of an attempt that was closed: `{"task", "attempt", "late"}`.
 RELEASED_SIGNAL = "im-released"
+#: The signal of a decision: `{"task", "decision": "approve" or "reject", "by", "comment", "data"}`.
+APPROVAL_SIGNAL = "im-approval"
+#: The claim on a message before it is sent; the core has no use for it.
+NOTIFIED_SIGNAL = "im-notified"
+#: The signal by which an execution gets the slot of its concurrency key.
+SLOT_SIGNAL = "im-slot"
+#: On a concurrency key's own subject: an execution asks for a slot, `{"execution", "max"}`, and gives it back.
+ENTER_SIGNAL = "im-enter"
+LEAVE_SIGNAL = "im-leave"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +131,10 @@ class Signal:
 class CommandKind(StrEnum):
     CANCEL = "cancel"
     DEADLINE = "deadline"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"  #: of an execution that ended otherwise than completed: its unfinished tasks run again
+    COMPENSATE = "compensate"  #: of one whose compensation is incomplete: what failed of it runs again
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +144,8 @@ class Command:
     kind: CommandKind
     id: str
     reason: str = ""
+    #: Of a cancel: in place of the workflow's own grace, in seconds.
+    grace: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from infinity_matrix_actors.fact import (
     Fact,
     Finished,
     Outcome,
+    Priority,
     Signal,
     Started,
     Taken,
@@ -33,18 +34,22 @@ _DELAY_MAX_S = 365 * 86_400
 
 
 def started_payload(fact: Started) -> bytes:
-    return encode(
-        {
-            "v": WIRE_VERSION,
-            "kind": "started",
-            "workflow": fact.workflow,
-            "definition": fact.definition,
-            "input": fact.input,
-            "cause": fact.cause,
-            "decide": fact.decide,
-        },
-        "the input",
-    )
+    record = {
+        "v": WIRE_VERSION,
+        "kind": "started",
+        "workflow": fact.workflow,
+        "definition": fact.definition,
+        "input": fact.input,
+        "cause": fact.cause,
+        "decide": fact.decide,
+    }
+    if fact.priority is not Priority.NORMAL:
+        record["priority"] = str(fact.priority)
+    if fact.seed:
+        record["seed"] = fact.seed
+    if fact.skipped:
+        record["skipped"] = True
+    return encode(record, "the input")
 
 
 def closed_payload(error: TaskError, instance: str) -> bytes:
@@ -61,8 +66,11 @@ def failed_payload(error: TaskError, started_at: float | None = None, instance: 
     return encode(record)
 
 
-def command_payload(kind: CommandKind, reason: str = "") -> bytes:
-    return encode({"v": WIRE_VERSION, "kind": str(kind), "reason": reason})
+def command_payload(kind: CommandKind, reason: str = "", grace_s: float | None = None) -> bytes:
+    record: dict[str, Any] = {"v": WIRE_VERSION, "kind": str(kind), "reason": reason}
+    if grace_s is not None:
+        record["grace"] = grace_s
+    return encode(record)
 
 
 def finished_payload(fact: Finished, timings: dict[str, Any]) -> bytes:
@@ -130,7 +138,7 @@ def _started(subject: FactSubject, data: bytes, at: float) -> Fact | None:
     record = decode_record(data)
     if record.get("kind") != "started" or record.get("v") != WIRE_VERSION:
         return None
-    cause = record.get("cause")
+    cause, seed = record.get("cause"), record.get("seed")
     return Started(
         subject.execution,
         at,
@@ -139,6 +147,9 @@ def _started(subject: FactSubject, data: bytes, at: float) -> Fact | None:
         record.get("input"),
         cause if isinstance(cause, dict) else {},
         int(record.get("decide", DECIDE_VERSION)),
+        Priority(record.get("priority", Priority.NORMAL)),
+        seed if isinstance(seed, dict) else {},
+        record.get("skipped") is True,
     )
 
 
@@ -162,7 +173,16 @@ def _command(subject: FactSubject, data: bytes, at: float) -> Fact | None:
     record = decode_record(data)
     if record.get("kind") != subject.name or record.get("v") != WIRE_VERSION:
         return None
-    return Command(subject.execution, at, CommandKind(subject.name), subject.id, str(record.get("reason", "")))
+    grace_s = record.get("grace")
+    is_time = isinstance(grace_s, int | float) and not isinstance(grace_s, bool) and 0 <= grace_s <= _DELAY_MAX_S
+    return Command(
+        subject.execution,
+        at,
+        CommandKind(subject.name),
+        subject.id,
+        str(record.get("reason", "")),
+        float(grace_s) if is_time and grace_s is not None else None,
+    )
 
 
 def _finished(subject: FactSubject, data: bytes, at: float) -> Fact:

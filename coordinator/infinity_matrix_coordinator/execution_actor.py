@@ -311,6 +311,8 @@ class ExecutionActor:
                     self._stop(
                         ExecutionState.FAILED, {"type": str(ErrorType.TIMED_OUT), "message": message}, fact.at, effects
                     )
+            case CommandKind.PAUSE | CommandKind.RESUME | CommandKind.RETRY | CommandKind.COMPENSATE:
+                self.ignored += 1
             case _:
                 assert_never(fact.kind)
         self._conclude(fact.at, effects)

@@ -67,6 +67,9 @@ class Mailbox:
                 self.forget(fact.execution)
             return []
         parked = self.parked.get(fact.execution)
+        if isinstance(fact, Started) and fact.skipped:
+            self.forget(fact.execution)
+            return []
         if isinstance(fact, Started) and (parked is None or parked.started is None):
             if parked is None:
                 plan = self._plan_of(fact.definition)
