@@ -35,10 +35,11 @@ class Delivery:
     #: The outcome is under way, but not confirmed yet.
     is_settled: bool = False
     is_taken: bool = False
+    #: Out of this agent's hands: its outcome was given, or it was handed back.
+    is_released: bool = False
     is_cancelled: bool = False
     #: The handler gave a result.
     is_completed: bool = False
-    cancel_type: str = ""
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
 
     @classmethod

@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import os
 import secrets
-from collections import OrderedDict, deque
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,12 +16,12 @@ import nats.micro
 from infinity_matrix_actors.errors import InfinityMatrixError, NotInstalled
 from infinity_matrix_actors.fact import RELEASED_SIGNAL
 from infinity_matrix_bus.api import API_PREFIX, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
-from infinity_matrix_bus.codec import Undecodable, decode_record, encode, parse_rfc3339, parse_server_time, rfc3339
+from infinity_matrix_bus.codec import encode, rfc3339
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Ack, Fate, Outbox
 from infinity_matrix_bus.puller import Puller
-from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
+from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
 from infinity_matrix_bus.streams import ACK_WAIT_S, agent_consumer
 from infinity_matrix_bus.subjects import Subjects
 from nats.errors import Error as NatsError
@@ -29,7 +29,9 @@ from nats.micro.service import Service, ServiceConfig
 
 from infinity_matrix_agents import outcomes
 from infinity_matrix_agents.agent import Agent
+from infinity_matrix_agents.cancels import Cancels
 from infinity_matrix_agents.delivery import Delivery, UnreadableWork
+from infinity_matrix_agents.doubt import Doubt
 from infinity_matrix_agents.stream_time import StreamTime
 from infinity_matrix_agents.work import Work
 from infinity_matrix_agents.work_log import WorkLog
@@ -37,17 +39,8 @@ from infinity_matrix_agents.work_log import WorkLog
 TAKEN_AFTER_S = 0.1
 TICK_S = 0.05
 LEASE_INTERVAL_S = ACK_WAIT_S / 3
-ASK_TIMEOUT_S = 5.0
-ASK_AGAIN_S = 0.5
-#: "Still to be done" is trusted for this long after the question.
-ANSWER_AGE_MAX_S = 0.05
-STOPPED_REMEMBERED_MAX = 10_000
-#: A process that did not run for this long may find work in its socket that is another's by now.
-AWAY_S = 5.0
 CONSUMER_RETRY_S = 0.5
 DRAIN_TIMEOUT_S = 10.0
-#: A handler that looks at `work.cancelled` has this long to end by itself before it is cancelled.
-POLITE_S = 1.0
 LOG_LINES_KEPT = 1000
 SERVICE_VERSION = "1.0.0"
 log = get_logger("infinity_matrix.agents")
@@ -69,24 +62,19 @@ class AgentRunner:
         self._held: dict[Delivery, None] = {}
         #: Every attempt from its delivery until its outcome is confirmed.
         self._attempts: dict[tuple[str, str, int], Delivery] = {}
-        #: What was stored before this is asked about before it is run (stream time).
-        self._trusted_from = 0.0
-        self._consumer_sequence = 0
-        #: Executions that were stopped, when (stream time) and why: their queued work is not begun any more.
-        self._stopped: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._lease_interval_s = LEASE_INTERVAL_S
-        self._away_s = AWAY_S
         self._queue: deque[Delivery] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._workers: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._time = StreamTime()
+        self._doubt = Doubt(connection, self._subjects, self._time)
+        self._cancels = Cancels(self._subjects, self._time, self._held, self._drop, agent.is_async)
         self._log_lines: deque[tuple[str, bytes]] = deque(maxlen=LOG_LINES_KEPT)
         self._threads: ThreadPoolExecutor | None = None
         self._is_draining = False
         self._all_done = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._ticked_at = self._loop.time()
 
     async def open(self) -> "AgentRunner":
         """Begins to take work. The consumer is made if it is not there; raises NotInstalled, SessionLost."""
@@ -141,7 +129,7 @@ class AgentRunner:
     # The session.
 
     async def _on_session(self, session: Session) -> None:
-        await session.subscribe(self._subjects.all_cancels, self._on_cancel)
+        await session.subscribe(self._subjects.all_cancels, self._cancels.on_order)
         while self._log_lines:
             session.publish(*self._log_lines.popleft())
         await self._open_puller(session)
@@ -161,12 +149,9 @@ class AgentRunner:
 
     def _learn(self, info: dict[str, Any]) -> None:
         """Takes in what the server says of the consumer now: the time, and how long a lease is."""
-        self._time.know(parse_server_time(info["ts"]))
-        self._trusted_from = self._time.now()
-        self._consumer_sequence = 0
         ack_wait_s = int(info["config"].get("ack_wait", 0)) / 1e9 or ACK_WAIT_S
         self._lease_interval_s = min(LEASE_INTERVAL_S, ack_wait_s / 3)
-        self._away_s = min(AWAY_S, self._lease_interval_s)
+        self._doubt.know(info, self._lease_interval_s)
 
     def _on_broken(self, reason: str) -> None:
         log.warning("consumer_broken", agent=self.agent.name, reason=reason)
@@ -221,7 +206,7 @@ class AgentRunner:
             return
         if self._is_in_hand(delivery):
             return
-        self._distrust(delivery)
+        self._doubt.see(delivery)
         self._attempts[delivery.attempt_key] = delivery
         self._held[delivery] = None
         self._queue.append(delivery)
@@ -243,13 +228,6 @@ class AgentRunner:
             self._puller.pull()
         return True
 
-    def _distrust(self, delivery: Delivery) -> None:
-        """Notices what this process cannot see otherwise: that it slept, or that its consumer was made again."""
-        now = self._loop.time()
-        if now - self._ticked_at > self._away_s or delivery.consumer_sequence <= self._consumer_sequence:
-            self._trusted_from = self._time.now()
-        self._consumer_sequence = delivery.consumer_sequence
-
     async def _work(self) -> None:
         """A worker: one work after another."""
         while True:
@@ -260,52 +238,26 @@ class AgentRunner:
             delivery = self._queue.popleft()
             if delivery.is_poisonous:
                 self._finish(delivery, outcomes.poison(delivery.deliveries, self.instance))
-            elif delivery.is_doubtful(self._trusted_from):
+            elif self._doubt.is_about(delivery):
                 if await self._is_open(delivery):
                     await self._run(delivery)
-            elif (reason := self._stop_of(delivery)) is not None:
+            elif (reason := self._cancels.stop_of(delivery)) is not None:
                 # Nobody has begun it: that is certain only of work that is not in doubt.
                 self._finish(delivery, outcomes.cancelled(reason, None, self.instance))
             else:
                 await self._run(delivery)
 
     async def _is_open(self, delivery: Delivery) -> bool:
-        """Asks the log whether the attempt is still to be done, until there is an answer.
-
-        Without one the work stays in hand: each time it is handed back it is delivered once more, and after a few
-        minutes without a coordinator it would pass for poison.
-        """
-        age_max_s = ANSWER_AGE_MAX_S
-        while delivery in self._held and not self._is_draining:
-            asked_at = self._loop.time()
-            settled = await self._ask(delivery)
-            if settled is True:
-                self._reply(delivery.ack_reply, b"+ACK")
-                self._release(delivery)
-                return False
-            if settled is None:
-                await asyncio.sleep(ASK_AGAIN_S)
-            elif self._loop.time() - asked_at <= age_max_s:
-                return delivery in self._held
-            else:
-                # Whoever answered may have looked long before: the outcome can be there by now. Ask again, and be
-                # content with less where everything is slow.
-                age_max_s *= 2
-        if delivery in self._held:
+        """Whether the attempt is still to be done and still in hand; what is settled is acked."""
+        settled = await self._doubt.is_settled(delivery, lambda: delivery in self._held and not self._is_draining)
+        if settled is False:
+            return delivery in self._held
+        if settled:
+            self._reply(delivery.ack_reply, b"+ACK")
+            self._release(delivery)
+        elif delivery in self._held:
             self._hand_back(delivery)
         return False
-
-    async def _ask(self, delivery: Delivery) -> bool | None:
-        """Whether the attempt has its outcome; None when nobody can say."""
-        record = delivery.record
-        question = {key: record[key] for key in ("execution", "task", "attempt", "agent")}
-        try:
-            session = self._connection.session
-            reply = await session.request(self._subjects.api("attempt"), encode(question), ASK_TIMEOUT_S)
-            return bool(decode_record(reply)["ok"]["settled"])
-        except (NoResponders, RequestTimeout, SessionLost, Undecodable, KeyError, TypeError) as error:
-            log.info("attempt_not_answered", execution=record["execution"], task=record["task"], reason=str(error))
-            return None
 
     async def _run(self, delivery: Delivery) -> None:
         work = delivery.work = self._work_of(delivery)
@@ -380,6 +332,7 @@ class AgentRunner:
 
     def _release(self, delivery: Delivery) -> None:
         self._held.pop(delivery, None)
+        delivery.is_released = True
         if not delivery.is_settled:
             self._attempts.pop(delivery.attempt_key, None)
         if self._is_draining and not self._held:
@@ -436,53 +389,19 @@ class AgentRunner:
 
     # Cancelling, leases, `taken`.
 
-    def _on_cancel(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        execution, task = self._subjects.parse_cancel(subject)
-        try:
-            order = decode_record(data) if data else {}
-        except Undecodable:
-            order = {}
-        attempt = order.get("attempt")
-        reason = str(order.get("reason", ""))
-        grace = order.get("grace")
-        polite_s = min(POLITE_S, float(grace) / 2) if isinstance(grace, int | float) else 0.0
-        if task is None:
-            self._stopped[execution] = (self._time.now(), reason)
-            if len(self._stopped) > STOPPED_REMEMBERED_MAX:
-                self._stopped.popitem(last=False)
-        for delivery in list(self._held):
-            if delivery.concerns(execution, task, attempt if isinstance(attempt, int) else 0):
-                self._cancel(delivery, reason, polite_s)
-
-    def _stop_of(self, delivery: Delivery) -> str | None:
-        """Why the execution was stopped after this work had become ready and lay in the queue; None if it was not."""
-        at, reason = self._stopped.get(delivery.record["execution"], (0.0, ""))
-        ready_at = parse_rfc3339(delivery.record.get("ready_at")) if at else None
-        if ready_at is None or ready_at > at or not delivery.concerns(delivery.record["execution"], None, 0):
-            return None
-        return reason
-
-    def _cancel(self, delivery: Delivery, reason: str, polite_s: float) -> None:
-        delivery.is_cancelled = True
-        if delivery.work is not None:
-            delivery.work.mark_cancelled(reason)
-        if delivery in self._queue:
-            self._queue.remove(delivery)
-            self._finish(delivery, outcomes.cancelled(reason, None, self.instance))
-        elif delivery.task is not None and self.agent.is_async:
-            self._loop.call_later(polite_s, self._cancel_now, delivery)
-
-    def _cancel_now(self, delivery: Delivery) -> None:
-        if delivery.task is not None and delivery in self._held:
-            delivery.task.cancel()
+    def _drop(self, delivery: Delivery, reason: str) -> bool:
+        """Ends a cancelled work that nobody has begun; false when it was begun."""
+        if delivery not in self._queue:
+            return False
+        self._queue.remove(delivery)
+        self._finish(delivery, outcomes.cancelled(reason, None, self.instance))
+        return True
 
     async def _tick(self) -> None:
         extended_at = self._loop.time()
         while True:
             await asyncio.sleep(TICK_S)
-            if self._loop.time() - self._ticked_at > self._away_s:
-                self._trusted_from = self._time.now()
-            self._ticked_at = self._loop.time()
+            self._doubt.tick()
             now = self._time.now()
             for delivery in list(self._held):
                 started_at = delivery.started_at
