@@ -37,6 +37,17 @@ class Agent:
         self.is_async = False
         _agents.add(self)
 
+    @classmethod
+    def built_in(cls, name: str, function: Handler, *, concurrency: int = CONCURRENCY_DEFAULT) -> "Agent":
+        """An agent of the system itself: its name may be a reserved one, and only who made it serves it."""
+        agent = cls.__new__(cls)
+        agent.name = name
+        agent.concurrency = concurrency
+        agent.function = None
+        agent.is_async = False
+        agent.handler(function)
+        return agent
+
     def handler(self, function: Handler) -> Handler:
         """Registers the one handler of this agent, as a decorator; a second raises InvalidAgent."""
         if self.function is not None:

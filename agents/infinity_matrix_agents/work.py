@@ -72,6 +72,11 @@ class Work:
         self._report = report
 
     @property
+    def record(self) -> dict[str, Any]:
+        """The whole work message; not to be changed."""
+        return self._record
+
+    @property
     def log(self) -> "WorkLog":
         """Structured log lines, as `log.info("rows", n=3)`. Made when first asked for: most works log nothing."""
         if self._log is None:
