@@ -163,3 +163,36 @@ class ConditionError(InfinityMatrixError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"the condition has no answer: {reason}")
+
+
+class ArtifactMissing(InfinityMatrixError):
+    """Raised when a large value is not in the object store, or is damaged. Do again what made it."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"the artifact {name} cannot be read: {reason}")
+
+
+class WorkflowPaused(InfinityMatrixError):
+    """Raised when a workflow that is paused is to be started. Resume it first."""
+
+    def __init__(self, workflow: str) -> None:
+        self.workflow = workflow
+        super().__init__(f"the workflow {workflow!r} is paused, nothing starts it (imx workflows resume {workflow})")
+
+
+class WrongState(InfinityMatrixError):
+    """Raised when an execution or task is not in a state for what is asked of it. The message says what it is in."""
+
+    def __init__(self, subject: str, state: str, problem: str) -> None:
+        self.state = state
+        super().__init__(f"{subject} is {state}: {problem}")
+
+
+class UnknownTask(InfinityMatrixError):
+    """Raised when a workflow has no such task, or none of that kind. Name another one."""
+
+    def __init__(self, workflow: str, task: str, known: str) -> None:
+        self.task = task
+        super().__init__(f"the workflow {workflow!r} has no task {task!r} for this; it has: {known or 'none'}")

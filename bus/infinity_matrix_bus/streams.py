@@ -4,6 +4,7 @@ The log and everything precious is R3 in a cluster and R1 embedded. Derived stre
 1.4 times the throughput with `sync_interval: always`; a replicated stream refuses that mode and does not need it.
 """
 
+import asyncio
 from typing import Any
 
 from infinity_matrix_bus.api import NAME_IN_USE, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
@@ -14,19 +15,28 @@ _DAY = 86_400 * _SECOND
 #: The server's silent default is 1,000 a stream: tails, waits and agents are more.
 CONSUMERS_MAX = 100_000
 #: Shares of the store's budget; together at most 0.8, because the server reserves what `max_bytes` says.
-FACTS_SHARE = 0.40
-WORK_SHARE = 0.15
+FACTS_SHARE = 0.35
+WORK_SHARE = 0.10
 STATUS_SHARE = 0.05
 LOGS_SHARE = 0.10
 TRIGGERS_SHARE = 0.03
 DEAD_SHARE = 0.02
-SHARES = FACTS_SHARE + WORK_SHARE + STATUS_SHARE + LOGS_SHARE + TRIGGERS_SHARE + DEAD_SHARE
+ARTIFACTS_SHARE = 0.15
+SHARES = FACTS_SHARE + WORK_SHARE + STATUS_SHARE + LOGS_SHARE + TRIGGERS_SHARE + DEAD_SHARE + ARTIFACTS_SHARE
 #: When the account names no limit, and the server has room for it.
 BUDGET_DEFAULT_BYTES = 8 * 1024**3
+#: An artifact outlives every log that may name it: one that is older than `ARTIFACT_REUSED_S` is stored once more when
+#: it is needed again, and what is left of its age then is that of the log.
+FACTS_AGE_S = 7 * 86_400
+ARTIFACT_REUSED_S = 7 * 86_400
+ARTIFACTS_AGE_S = ARTIFACT_REUSED_S + FACTS_AGE_S + 86_400
 #: With less than this there is no use in trying.
 BUDGET_MIN_BYTES = 64 * 1024**2
 #: Reservations tried to find out what there is room for.
 PROBES_MAX = 50
+#: Tries to make a stream while there is no room for it.
+ROOM_TRIES_MAX = 20
+ROOM_RETRY_S = 0.05
 #: The server's error when streams would reserve more than it may store.
 NO_ROOM = 10047
 #: Who asks before running covers what the window does not: DESIGN rule 5 publishes plainly for a quarter of it.
@@ -58,7 +68,7 @@ def stream_configs(subjects: Subjects, shards: int, replicas: int, budget_bytes:
             "name": subjects.facts_stream(shard),
             "subjects": [subjects.facts_of_shard(shard)],
             "retention": "limits",
-            "max_age": 7 * _DAY,
+            "max_age": FACTS_AGE_S * _SECOND,
             # 0 would mean 2 minutes, and nobody sends a Msg-Id to the log.
             "duplicate_window": _SECOND // 10,
             "max_bytes": share(FACTS_SHARE / shards),
@@ -76,6 +86,7 @@ def stream_configs(subjects: Subjects, shards: int, replicas: int, budget_bytes:
             "max_bytes": share(WORK_SHARE),
         }
     )
+    configs.append(_artifacts(subjects, base, share(ARTIFACTS_SHARE)))
     plain = [
         (subjects.status_stream, subjects.all_status, 1, STATUS_SHARE, 0),
         (subjects.logs_stream, subjects.all_logs, 3, LOGS_SHARE, 0),
@@ -100,14 +111,39 @@ def stream_configs(subjects: Subjects, shards: int, replicas: int, budget_bytes:
     return configs
 
 
+def _artifacts(subjects: Subjects, base: dict[str, Any], max_bytes: int) -> dict[str, Any]:
+    """An object-store bucket. Full, it refuses: its oldest are named by a log that is still there."""
+    return {
+        **base,
+        "name": subjects.artifacts_stream,
+        "subjects": [subjects.artifact_chunks(">"), subjects.artifact_meta(">")],
+        "retention": "limits",
+        "discard": "new",
+        "max_age": ARTIFACTS_AGE_S * _SECOND,
+        "max_bytes": max_bytes,
+    }
+
+
 async def make_streams(api: JetStreamApi, configs: list[dict[str, Any]]) -> None:
     """Makes the streams that are not there; one that is there is left as its operator set it."""
     for config in configs:
+        await _make_stream(api, config)
+
+
+async def _make_stream(api: JetStreamApi, config: dict[str, Any]) -> None:
+    for attempt in range(1, ROOM_TRIES_MAX + 1):
         try:
             await api.create_stream(config)
+            return
         except JetStreamError as error:
-            if error.code != NAME_IN_USE:
+            if error.code == NAME_IN_USE:
+                return
+            if error.code != NO_ROOM or attempt == ROOM_TRIES_MAX:
                 raise
+        # The room is looked at before the name; and another who installs at this moment holds some with its probe.
+        if await api.stream_info(config["name"]) is not None:
+            return
+        await asyncio.sleep(ROOM_RETRY_S)
 
 
 async def fitting_budget(api: JetStreamApi, subjects: Subjects, replicas: int) -> int:

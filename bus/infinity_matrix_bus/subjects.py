@@ -90,6 +90,20 @@ class Subjects:
         """The name of a key-value bucket, e.g. `bucket("members")` is IM_MEMBERS."""
         return f"{self._upper}_{name.upper()}"
 
+    # Artifacts, in the server's own object-store format.
+
+    @property
+    def artifacts_stream(self) -> str:
+        return f"OBJ_{self.bucket('artifacts')}"
+
+    def artifact_chunks(self, nuid: str) -> str:
+        """The chunks of one upload; `>` for those of all."""
+        return f"$O.{self.bucket('artifacts')}.C.{nuid}"
+
+    def artifact_meta(self, encoded: str) -> str:
+        """The record of an artifact, by its name in URL-safe base64; `>` for all."""
+        return f"$O.{self.bucket('artifacts')}.M.{encoded}"
+
     # Facts.
 
     def facts_of_shard(self, shard: int) -> str:
@@ -128,6 +142,9 @@ class Subjects:
 
     def all_finished(self, shard: int) -> str:
         return f"{self._facts}{shard}.*.finished.>"
+
+    def all_commands(self, shard: int, kind: str) -> str:
+        return f"{self._facts}{shard}.*.command.{kind}.*"
 
     def _capable(self, subject: str) -> str:
         return f"{subject}.{self.capability(subject)}"

@@ -183,7 +183,7 @@ async def test_every_stream_has_limits_and_none_lets_a_writer_rewrite(session: S
     await install(session, shards=2)
     reserved = 0
     streams = {name for name in await names(session) if not name.startswith("KV_")}
-    assert len(streams) == 2 + 5
+    assert len(streams) == 2 + 6
     for name in streams:
         config = await config_of(session, name)
         assert config["max_bytes"] > 0
@@ -215,7 +215,7 @@ async def test_a_small_server_is_installed_on_within_its_room(tmp_path: Path) ->
         session = connection.session
         installed = await install(session, shards=4)
         streams = {name for name in await names(session) if not name.startswith("KV_")}
-        assert len(streams) == 4 + 5
+        assert len(streams) == 4 + 6
         sizes = [(await config_of(session, f"IM_FACTS_{shard}"))["max_bytes"] for shard in range(4)]
         assert len(set(sizes)) == 1
         assert sum(sizes) >= 0.2 * 1024**3
