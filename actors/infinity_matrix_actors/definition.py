@@ -11,6 +11,11 @@ from typing import Any
 
 ATTEMPT_LIMIT_S = 86_400.0
 GRACE_S = 10.0
+#: How long a callback's answer is waited for; then the default applies.
+CALLBACK_TIMEOUT_S = 30.0
+#: Instances of a map at work at once, unless it says otherwise.
+MAX_PARALLEL = 100
+MAX_ITERATIONS = 100
 
 
 class RunWhen(StrEnum):
@@ -39,6 +44,83 @@ class CompensateWhen(StrEnum):
     DEFAULT = "default"  #: those that completed, or of which nobody knows whether they did
     COMPLETED = "completed"
     ATTEMPTED = "attempted"
+
+
+class ClosePolicy(StrEnum):
+    """What becomes of a child when its parent ends before it."""
+
+    CANCEL = "cancel"
+    ABANDON = "abandon"
+
+
+class OnDeadline(StrEnum):
+    """What an approval comes to that nobody decided in time."""
+
+    APPROVE = "approve"
+    REJECT = "reject"
+    ESCALATE = "escalate"
+
+
+class OnReject(StrEnum):
+    """Whether a rejection fails the task, or is a result like any other."""
+
+    FAIL = "fail"
+    COMPLETE = "complete"
+
+
+#: The reserved agents: names that no user's agent can have.
+CHILD_AGENT = "im-workflow"
+BRIDGE_AGENT = "im-bridge"
+NOTIFY_AGENT = "im-notify"
+#: What `on_error` and `on_task_failure` hold when a function of the user's answers: ask the host.
+ASK_ACTION = "ask"
+
+
+@dataclass(frozen=True, slots=True)
+class MapDefinition:
+    """One instance of the task an item of a list; `items` are CEL, each beyond the first over the item before."""
+
+    items: tuple[str, ...]
+    max_parallel: int = MAX_PARALLEL
+    #: Failed instances that do not fail the task: so many, or this share of all in percent, whichever is more.
+    tolerated: int = 0
+    tolerated_percent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoopDefinition:
+    """The task again and again, until CEL over its last `result` holds."""
+
+    until: str
+    max_iterations: int = MAX_ITERATIONS
+
+
+@dataclass(frozen=True, slots=True)
+class ChildDefinition:
+    """Another workflow, run as a task. `input` is plain data with templates in it."""
+
+    workflow: str
+    input: Any = None
+    close: ClosePolicy = ClosePolicy.CANCEL
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalDefinition:
+    """A decision of people's. `deadline` is in seconds from when it was asked for."""
+
+    assignees: tuple[str, ...] = ()
+    deadline: float | None = None
+    on_deadline: OnDeadline = OnDeadline.REJECT
+    escalate_to: tuple[str, ...] = ()
+    on_reject: OnReject = OnReject.FAIL
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsDefinition:
+    """At most `max_running` executions at a time with the same answer to `key`, CEL over `input` (None: all of them)."""
+
+    max_running: int
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +161,21 @@ class TaskDefinition:
     until: float | None = None
     #: The result when `timeout` passes without the signal: `{"result": ...}`; None fails the task.
     on_timeout: dict[str, Any] | None = None
+    approval: ApprovalDefinition | None = None
+    child: ChildDefinition | None = None
+    map: MapDefinition | None = None
+    loop: LoopDefinition | None = None
+    #: The subject that answers requests and is called in an agent's place.
+    service: str | None = None
+    #: JSON Schemas, of the config as the agent gets it and of the result.
+    config_schema: dict[str, Any] | None = None
+    result_schema: dict[str, Any] | None = None
+    #: How long an agent may go without a sign of life, in seconds.
+    heartbeat_timeout: float | None = None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no agent does it: its outcome is a signal, or a time that has come."""
+        """Whether no agent does it: its outcome is a signal, a decision, or a time that has come."""
         return not self.agent
 
 
@@ -107,6 +200,12 @@ class WorkflowDefinition:
     triggers: tuple[TriggerDefinition, ...] = ()
     #: What runs when an execution fails or is cancelled: compensations, and then the others in this order.
     on_failure: tuple[TaskDefinition, ...] = ()
+    input_schema: dict[str, Any] | None = None
+    #: What to do about a failure: actions, or to ask the host. None: nothing but what is always done.
+    on_error: tuple[dict[str, Any], ...] | None = None
+    on_task_failure: tuple[dict[str, Any], ...] | None = None
+    callback_timeout: float = CALLBACK_TIMEOUT_S
+    slots: SlotsDefinition | None = None
 
     def canonical(self) -> bytes:
         """The canonical form: JSON, sorted keys, defaults written out; what is stored and hashed."""
@@ -125,7 +224,23 @@ class WorkflowDefinition:
         tasks = tuple(_task(task) for task in record.pop("tasks"))
         on_failure = tuple(_task(task) for task in record.pop("on_failure"))
         triggers = tuple(TriggerDefinition(**trigger) for trigger in record.pop("triggers"))
+        for policy in ("on_error", "on_task_failure"):
+            if record.get(policy) is not None:
+                record[policy] = tuple(record[policy])
+        if record.get("slots") is not None:
+            record["slots"] = SlotsDefinition(**record["slots"])
         return cls(tasks=tasks, on_failure=on_failure, triggers=triggers, **record)
+
+    @property
+    def asks_host(self) -> bool:
+        """Whether a function of the user's is asked about failures."""
+        policies = (*(self.on_error or ()), *(self.on_task_failure or ()))
+        return any(action.get("action") == ASK_ACTION for action in policies)
+
+
+def host_agent(digest: str) -> str:
+    """The agent that answers for the workflow object of this definition hash."""
+    return f"im-host-{digest[:16]}"
 
 
 def _task(record: dict[str, Any]) -> TaskDefinition:
@@ -135,4 +250,18 @@ def _task(record: dict[str, Any]) -> TaskDefinition:
     record["depends_on"] = tuple(record["depends_on"])
     record["run_when"] = RunWhen(record["run_when"])
     record["compensate_when"] = CompensateWhen(record["compensate_when"])
+    if (items := record.get("map")) is not None:
+        record["map"] = MapDefinition(**{**items, "items": tuple(items["items"])})
+    if (loop := record.get("loop")) is not None:
+        record["loop"] = LoopDefinition(**loop)
+    if (child := record.get("child")) is not None:
+        record["child"] = ChildDefinition(**{**child, "close": ClosePolicy(child["close"])})
+    if (approval := record.get("approval")) is not None:
+        record["approval"] = ApprovalDefinition(
+            tuple(approval["assignees"]),
+            approval["deadline"],
+            OnDeadline(approval["on_deadline"]),
+            tuple(approval["escalate_to"]),
+            OnReject(approval["on_reject"]),
+        )
     return TaskDefinition(retry=RetryDefinition(**retry), **record)

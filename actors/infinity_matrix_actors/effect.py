@@ -22,6 +22,32 @@ class PublishWork:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    """Start the execution that is this attempt."""
+
+    task: str
+    attempt: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelChild:
+    """Cancel the execution that is this attempt, also one that has not started yet."""
+
+    task: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskSlot:
+    """Ask for one of the slots of this execution's concurrency key."""
+
+    key: str
+    max_running: int
+
+
 @dataclass(slots=True)
 class PublishStatus:
     """A transition, for people and tails. `task` is None for the execution itself."""
@@ -90,7 +116,9 @@ class TellAgents:
 
 @dataclass(frozen=True, slots=True)
 class PublishDeadline:
-    """The workflow's own timeout is over: make it a fact."""
+    """The workflow's own timeout is over: make it a fact. `n` counts the times it was begun."""
+
+    n: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +130,14 @@ class PublishFinished:
     at: float
     compensation: str | None = None
     compensated: tuple[str, ...] = ()
+    n: int = 1
 
 
 Effect = (
     PublishWork
+    | StartChild
+    | CancelChild
+    | AskSlot
     | PublishStatus
     | Arm
     | Disarm

@@ -15,8 +15,6 @@ from document_strategies import documents
 from hypothesis import given, settings
 from infinity_matrix_actors.definition import Backoff, RunWhen, WorkflowDefinition
 from infinity_matrix_actors.document import (
-    DEFINITION_BYTES_MAX,
-    TASKS_MAX,
     WorkflowDocument,
     define,
     json_schema,
@@ -24,6 +22,8 @@ from infinity_matrix_actors.document import (
     parse_task,
     parse_trigger,
 )
+from infinity_matrix_actors.document_definition import DEFINITION_BYTES_MAX
+from infinity_matrix_actors.document_model import TASKS_MAX
 from infinity_matrix_actors.errors import InvalidDefinition
 
 SCHEMA_FILE = Path(__file__).parents[2] / "docs" / "reference" / "workflow.schema.json"
