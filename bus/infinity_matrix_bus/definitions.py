@@ -4,15 +4,17 @@ A definition is stored before the fact that names it. It is compressed: 2,000 ta
 some 600 KB of JSON and some 30 KB here.
 """
 
+import asyncio
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
 from infinity_matrix_actors.errors import PayloadTooLarge, StorageUnavailable
 
-from infinity_matrix_bus.api import JetStreamApi, JetStreamError
-from infinity_matrix_bus.codec import decode_record, encode
+from infinity_matrix_bus.api import JetStreamApi, JetStreamError, StoredMessage
+from infinity_matrix_bus.codec import Undecodable, decode_record, encode
 from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
@@ -22,7 +24,8 @@ from infinity_matrix_bus.subjects import Subjects, is_name
 UNPACKED_BYTES_MAX = 64 * 1024 * 1024
 #: What the headers of a write-once key take, and some.
 HEADER_BYTES = 128
-ONCE = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: 0\r\n\r\n"
+#: Others may change the same workflow meanwhile; so often it is read and changed again.
+CHANGES_MAX = 20
 #: The server's error for a key that is there already.
 WRONG_LAST_SEQUENCE = 10071
 TIMEOUT_S = 5.0
@@ -30,20 +33,40 @@ TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Which definition a workflow's name stands for, and whether its triggers are armed."""
+    """Which definition a workflow's name stands for, and what may start it."""
 
     workflow: str
     definition: str
     version: str
+    #: Events start it.
     is_armed: bool
+    #: Nothing starts it: no event, no schedule, no one's own start. What runs goes on.
+    is_paused: bool = False
 
     @classmethod
     def read(cls, workflow: str, data: bytes) -> "Deployment":
         record = decode_record(data)
-        return cls(workflow, str(record["definition"]), str(record["version"]), record.get("armed") is True)
+        return cls(
+            workflow,
+            str(record["definition"]),
+            str(record["version"]),
+            record.get("armed") is True,
+            record.get("paused") is True,
+        )
 
     def record(self) -> dict[str, Any]:
-        return {"definition": self.definition, "version": self.version, "armed": self.is_armed}
+        record = {"definition": self.definition, "version": self.version, "armed": self.is_armed}
+        return {**record, "paused": True} if self.is_paused else record
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A definition that was stored under a workflow's name, now or earlier; `stored_at` is when it was first."""
+
+    workflow: str
+    definition: str
+    version: str
+    stored_at: float
 
 
 class DefinitionStore:
@@ -64,7 +87,10 @@ class DefinitionStore:
         if len(packed) > limit:
             raise PayloadTooLarge(f"the definition of {definition.name}", len(packed), limit)
         # Refused when it is there: then it is the same, because it is there by its hash.
-        await self._put(f"hash.{digest}", packed, ONCE)
+        await asyncio.gather(
+            self._put(f"hash.{digest}", packed, 0),
+            self._put(f"version.{definition.name}.{digest}", encode({"version": definition.version}), 0),
+        )
         return digest
 
     async def load(self, digest: str) -> WorkflowDefinition | None:
@@ -82,34 +108,51 @@ class DefinitionStore:
             raise StorageUnavailable(f"the definition {digest} cannot be read: {error}") from error
 
     async def deploy(self, definition: WorkflowDefinition, *, is_armed: bool) -> Deployment:
-        """Stores the definition and makes the workflow's name stand for it."""
+        """Stores the definition and makes the workflow's name stand for it. One that is paused stays so."""
         digest = await self.store(definition)
-        deployment = Deployment(definition.name, digest, definition.version, is_armed)
-        await self._put(f"name.{definition.name}", encode(deployment.record()))
-        return deployment
+        deployed = Deployment(definition.name, digest, definition.version, is_armed)
+
+        def change(found: Deployment | None) -> Deployment:
+            return deployed if found is None else replace(deployed, is_paused=found.is_paused)
+
+        return await self._change(definition.name, change) or deployed
 
     async def deployment(self, workflow: str) -> Deployment | None:
         data = await self._get("name", workflow)
         return None if data is None else Deployment.read(workflow, data)
 
-    async def deployed(self, reads: GatheredReads, workflow: str) -> str | None:
-        """The hash a workflow's name stands for; for who asks often, at once with others who ask."""
+    async def deployed(self, reads: GatheredReads, workflow: str) -> Deployment | None:
+        """What a workflow's name stands for; for who asks often, at once with others who ask."""
         if not is_name(workflow):
             return None
         try:
             found = await reads.read(self._stream, f"{self._keys}name.{workflow}")
         except JetStreamError as error:
             raise StorageUnavailable(f"the definitions could not be reached: {error}") from error
-        return Deployment.read(workflow, found[0].data).definition if found and found[0].data else None
+        return Deployment.read(workflow, found[0].data) if found and found[0].data else None
 
     async def disarm(self, workflow: str) -> bool:
         """Takes a workflow's triggers down; answers whether it was deployed."""
-        found = await self.deployment(workflow)
-        if found is None:
-            return False
-        record = {**found.record(), "armed": False}
-        await self._put(f"name.{workflow}", encode(record))
-        return True
+        return await self._change(workflow, lambda found: found and replace(found, is_armed=False)) is not None
+
+    async def pause(self, workflow: str, *, is_paused: bool) -> bool:
+        """Pauses a workflow, or lets it be started again; answers whether it was deployed."""
+        return await self._change(workflow, lambda found: found and replace(found, is_paused=is_paused)) is not None
+
+    async def versions(self, workflow: str | None = None) -> list[Version]:
+        """All definitions that were stored under a workflow's name, or under any; by name, the oldest first."""
+        if workflow is not None and not is_name(workflow):
+            return []
+        prefix = f"{self._keys}version."
+        found = []
+        for entry in await read_all(self._session, self._stream, (f"{prefix}{workflow or '*'}.*",)):
+            name, _, digest = entry.subject[len(prefix) :].partition(".")
+            try:
+                found.append(Version(name, digest, str(decode_record(entry.data)["version"]), entry.at))
+            except (Undecodable, KeyError):
+                # Deleted by an operator, or none of ours.
+                continue
+        return sorted(found, key=lambda version: (version.workflow, version.stored_at))
 
     async def deployments(self) -> list[Deployment]:
         """All workflows that have a name here."""
@@ -124,13 +167,35 @@ class DefinitionStore:
         # What is asked for comes from anyone: a wildcard would answer some other definition.
         if not is_name(name):
             return None
-        try:
-            stored = await self._api.last_message(self._stream, f"{self._keys}{kind}.{name}")
-        except (JetStreamError, RequestTimeout, SessionLost) as error:
-            raise StorageUnavailable(f"the definitions could not be reached: {error}") from error
+        stored = await self._last(f"{kind}.{name}")
         return None if stored is None or not stored.data else stored.data
 
-    async def _put(self, key: str, data: bytes, headers: bytes = b"") -> None:
+    async def _last(self, key: str) -> StoredMessage | None:
+        try:
+            return await self._api.last_message(self._stream, self._keys + key)
+        except (JetStreamError, RequestTimeout, SessionLost) as error:
+            raise StorageUnavailable(f"the definitions could not be reached: {error}") from error
+
+    async def _change(
+        self, workflow: str, change: Callable[[Deployment | None], Deployment | None]
+    ) -> Deployment | None:
+        """Writes what `change` makes of a deployment, by compare-and-set; None from it changes nothing."""
+        if not is_name(workflow):
+            return None
+        key = f"name.{workflow}"
+        for _ in range(CHANGES_MAX):
+            stored = await self._last(key)
+            found = Deployment.read(workflow, stored.data) if stored is not None and stored.data else None
+            changed = change(found)
+            if changed is None:
+                return None
+            if await self._put(key, encode(changed.record()), stored.sequence if stored is not None else 0):
+                return changed
+        raise StorageUnavailable(f"the workflow {workflow} was changed by others {CHANGES_MAX} times; try again")
+
+    async def _put(self, key: str, data: bytes, last_sequence: int) -> bool:
+        """Writes a key whose last message is `last_sequence`, 0 for none; answers whether it still was."""
+        headers = f"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: {last_sequence}\r\n\r\n".encode()
         try:
             reply = await self._session.request(self._keys + key, data, TIMEOUT_S, headers)
         except (NoResponders, RequestTimeout, SessionLost) as error:
@@ -138,3 +203,4 @@ class DefinitionStore:
         problem = decode_record(reply).get("error")
         if problem and problem.get("err_code") != WRONG_LAST_SEQUENCE:
             raise StorageUnavailable(f"{key} was not stored: {problem.get('description')}")
+        return not problem

@@ -22,7 +22,7 @@ from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import decode, encode
 from infinity_matrix_bus.connection import Connection
-from infinity_matrix_bus.definitions import DefinitionStore
+from infinity_matrix_bus.definitions import DefinitionStore, Deployment
 from infinity_matrix_bus.facts import command_payload, decode_fact, started_payload
 from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.history import follow_facts, read_all, read_facts
@@ -111,11 +111,15 @@ class Operations:
 
     async def definition_of(self, workflow: str) -> str:
         """The hash a workflow's name stands for; raises UnknownWorkflow."""
+        return (await self.deployment_of(workflow)).definition
+
+    async def deployment_of(self, workflow: str) -> Deployment:
+        """What a workflow's name stands for; raises UnknownWorkflow."""
         session = await self.session()
-        digest = await DefinitionStore(session, self.subjects).deployed(self._reading(session).reads, workflow)
-        if digest is None:
+        found = await DefinitionStore(session, self.subjects).deployed(self._reading(session).reads, workflow)
+        if found is None:
             raise UnknownWorkflow(workflow)
-        return digest
+        return found
 
     async def start(
         self,

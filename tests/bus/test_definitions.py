@@ -1,5 +1,6 @@
 """Definitions in the real bucket: by their hash, and by the name that stands for one."""
 
+import asyncio
 import time
 import zlib
 from dataclasses import replace
@@ -14,7 +15,8 @@ from infinity_matrix_actors.definition import (
 )
 from infinity_matrix_actors.errors import PayloadTooLarge, StorageUnavailable
 from infinity_matrix_bus.api import JetStreamApi
-from infinity_matrix_bus.definitions import DefinitionStore, Deployment
+from infinity_matrix_bus.codec import encode
+from infinity_matrix_bus.definitions import CHANGES_MAX, DefinitionStore, Deployment
 from infinity_matrix_bus.installation import bucket, install
 from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.session import Session
@@ -104,6 +106,63 @@ async def test_disarming_keeps_what_the_name_stands_for(store: DefinitionStore) 
     deployed = await store.deploy(SMALL, is_armed=True)
     assert await store.disarm("etl") is True
     assert await store.deployment("etl") == replace(deployed, is_armed=False)
+
+
+async def test_a_paused_workflow_stays_paused_when_it_is_deployed_again(store: DefinitionStore) -> None:
+    assert await store.pause("etl", is_paused=True) is False
+    deployed = await store.deploy(SMALL, is_armed=True)
+    assert await store.pause("etl", is_paused=True) is True
+    assert await store.deployment("etl") == replace(deployed, is_paused=True)
+    again = await store.deploy(replace(SMALL, version="2"), is_armed=True)
+    assert again.is_paused
+    assert await store.deployment("etl") == again
+    assert await store.pause("etl", is_paused=False) is True
+    assert await store.deployment("etl") == replace(again, is_paused=False)
+
+
+async def test_changes_at_the_same_time_are_all_made(store: DefinitionStore) -> None:
+    await store.deploy(SMALL, is_armed=True)
+    second = replace(SMALL, version="2")
+    await asyncio.gather(
+        store.pause("etl", is_paused=True), store.disarm("etl"), *(store.deploy(second, is_armed=False) for _ in "123")
+    )
+    assert await store.deployment("etl") == Deployment("etl", second.digest(), "2", False, is_paused=True)
+
+
+async def test_a_change_that_others_always_forestall_is_given_up(store: DefinitionStore, session: Session) -> None:
+    await store.deploy(SMALL, is_armed=True)
+    record = Deployment("etl", SMALL.digest(), "1", True).record()
+    changes = 0
+
+    def forestall(found: Deployment | None) -> Deployment | None:
+        nonlocal changes
+        changes += 1
+        session.publish("$KV.IM_DEFINITIONS.name.etl", encode(record))
+        return found
+
+    with pytest.raises(StorageUnavailable, match="changed by others 20 times"):
+        await store._change("etl", forestall)
+    assert changes == CHANGES_MAX
+
+
+async def test_all_versions_of_a_workflow_are_listed_oldest_first(store: DefinitionStore) -> None:
+    assert await store.versions() == []
+    third, second = replace(SMALL, version="3"), replace(SMALL, version="2")
+    await store.deploy(SMALL, is_armed=True)
+    await store.deploy(third, is_armed=True)
+    await store.store(second)
+    await store.deploy(SMALL, is_armed=True)
+    await store.store(replace(SMALL, name="etl-2"))
+    listed = await store.versions("etl")
+    assert [(each.version, each.definition) for each in listed] == [
+        ("1", SMALL.digest()),
+        ("3", third.digest()),
+        ("2", second.digest()),
+    ]
+    assert [each.stored_at for each in listed] == sorted(each.stored_at for each in listed)
+    assert abs(listed[0].stored_at - time.time()) < 60
+    assert [each.workflow for each in await store.versions()] == ["etl"] * 3 + ["etl-2"]
+    assert await store.versions("*") == []
 
 
 async def test_all_deployments_are_listed_once(store: DefinitionStore) -> None:
