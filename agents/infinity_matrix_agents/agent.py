@@ -6,33 +6,56 @@ Whatever serves agents (`serve`, a local system, a client that waits) finds thos
 import contextlib
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.names import check_name
 
+from infinity_matrix_agents.rate import parse_rate
 from infinity_matrix_agents.work import Work
 
 CONCURRENCY_DEFAULT = 16
 CONCURRENCY_MAX = 10_000
+VERSIONS_MAX = 100
 
 Handler = Callable[[Work], Any]
 _agents: "weakref.WeakSet[Agent]" = weakref.WeakSet()
 
 
 class InvalidAgent(InfinityMatrixError):
-    """Raised when an agent cannot be defined as written. Correct its name, concurrency or handler."""
+    """Raised when an agent cannot be defined as written. Correct its name, concurrency, rate, versions or handler."""
 
 
 class Agent:
-    """An agent of this process. `concurrency` works run at once; a plain function runs in a thread."""
+    """An agent of this process. `concurrency` works run at once; a plain function runs in a thread.
 
-    def __init__(self, name: str, *, concurrency: int = CONCURRENCY_DEFAULT) -> None:
+    `rate` ("10/s", "600/m", "5000/h", or a number a second) is how fast this process begins works; what would be too
+    fast stays in the queue, where other processes find it. `versions` are the versions of workflows it serves, all
+    unless given; work of another is left to other processes. Raises InvalidName, InvalidAgent.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        concurrency: int = CONCURRENCY_DEFAULT,
+        rate: str | float | None = None,
+        versions: Iterable[str] | None = None,
+    ) -> None:
         self.name = check_name("agent", name)
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= CONCURRENCY_MAX:
             raise InvalidAgent(f"agent {name!r}: concurrency is {concurrency!r}, it must be 1 to {CONCURRENCY_MAX}")
         self.concurrency = concurrency
+        self.rate = rate
+        try:
+            #: Works a second that may be begun, or None.
+            self.rate_per_s = None if rate is None else parse_rate(rate)
+        except ValueError as error:
+            raise InvalidAgent(f"agent {name!r}: {error}") from None
+        self.versions = None if versions is None else _checked_versions(name, versions)
+        #: Whether its handler is cancelled at once when it is told to stop, because it keeps to the grace itself.
+        self.keeps_grace = False
         self.function: Handler | None = None
         self.is_async = False
         _agents.add(self)
@@ -71,6 +94,16 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"Agent({self.name!r}, concurrency={self.concurrency})"
+
+
+def _checked_versions(name: str, versions: Iterable[str]) -> tuple[str, ...]:
+    # A string is a list of its letters, and never meant so.
+    given = None if isinstance(versions, str) or not isinstance(versions, Iterable) else tuple(versions)
+    if not given or len(given) > VERSIONS_MAX or not all(isinstance(one, str) and one for one in given):
+        raise InvalidAgent(
+            f"agent {name!r}: versions is {versions!r}, it must be a list of 1 to {VERSIONS_MAX} texts, e.g. ['1', '2']"
+        )
+    return given
 
 
 def agents_of_this_process() -> list[Agent]:

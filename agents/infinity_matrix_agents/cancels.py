@@ -10,15 +10,23 @@ from infinity_matrix_bus.subjects import Subjects
 from infinity_matrix_agents.delivery import Delivery
 from infinity_matrix_agents.stream_time import StreamTime
 
-#: A handler that looks at `work.cancelled` has this long to end by itself before it is cancelled.
+#: A handler has this long to look at `work.cancelled`, or half of the grace; one that does not is cancelled then.
 POLITE_S = 1.0
+#: Of the grace this is kept, or a quarter of it, so that the outcome is the agent's own: it comes before the end.
+CONFIRM_S = 1.0
 STOPPED_REMEMBERED_MAX = 10_000
+
+
+def own_time_s(grace_s: float) -> float:
+    """What a handler may use of a grace."""
+    return max(0.0, grace_s - min(CONFIRM_S, grace_s / 4))
 
 
 class Cancels:
     """Takes orders to stop. `held` are the works in hand; `drop` ends one that was not begun and says whether it did.
 
-    `interrupts` says whether a handler can be cancelled: one in a thread can only be told.
+    `interrupts` says whether a handler can be cancelled: one in a thread can only be told. `is_patient`: whether a
+    handler that looks at `work.cancelled` is left the time to end by itself; one that does not look is not.
     """
 
     def __init__(
@@ -28,12 +36,14 @@ class Cancels:
         held: Iterable[Delivery],
         drop: Callable[[Delivery, str], bool],
         interrupts: bool,
+        is_patient: bool,
     ) -> None:
         self._subjects = subjects
         self._time = time
         self._held = held
         self._drop = drop
         self._interrupts = interrupts
+        self._is_patient = is_patient
         #: Executions that were stopped, when (stream time) and why: their queued work is not begun any more.
         self._stopped: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._loop = asyncio.get_running_loop()
@@ -48,14 +58,14 @@ class Cancels:
         attempt = order.get("attempt")
         reason = str(order.get("reason", ""))
         grace = order.get("grace")
-        polite_s = min(POLITE_S, float(grace) / 2) if isinstance(grace, int | float) else 0.0
+        grace_s = float(grace) if isinstance(grace, int | float) and grace > 0 else 0.0
         if task is None:
             self._stopped[execution] = (self._time.now(), reason)
             if len(self._stopped) > STOPPED_REMEMBERED_MAX:
                 self._stopped.popitem(last=False)
         for delivery in list(self._held):
             if delivery.concerns(execution, task, attempt if isinstance(attempt, int) else 0):
-                self._cancel(delivery, reason, polite_s)
+                self._cancel(delivery, reason, grace_s)
 
     def stop_of(self, delivery: Delivery) -> str | None:
         """Why the execution was stopped after this work had become ready and lay in the queue; None if it was not."""
@@ -65,13 +75,26 @@ class Cancels:
             return None
         return reason
 
-    def _cancel(self, delivery: Delivery, reason: str, polite_s: float) -> None:
+    def _cancel(self, delivery: Delivery, reason: str, grace_s: float) -> None:
         delivery.is_cancelled = True
         if delivery.work is not None:
-            delivery.work.mark_cancelled(reason)
-        if not self._drop(delivery, reason) and delivery.task is not None and self._interrupts:
-            self._loop.call_later(polite_s, self._interrupt, delivery)
+            delivery.work.mark_cancelled(reason, grace_s)
+        if self._drop(delivery, reason) or delivery.task is None or not self._interrupts:
+            return
+        if grace_s == 0 or not self._is_patient:
+            self._interrupt(delivery)
+        else:
+            polite_s = min(POLITE_S, grace_s / 2)
+            self._loop.call_later(polite_s, self._look, delivery, own_time_s(grace_s) - polite_s)
+
+    def _look(self, delivery: Delivery, rest_s: float) -> None:
+        """Lets a handler that looks end by itself for the rest of the grace."""
+        if delivery.work is not None and delivery.work.is_looking and rest_s > 0:
+            self._loop.call_later(rest_s, self._interrupt, delivery)
+        else:
+            self._interrupt(delivery)
 
     def _interrupt(self, delivery: Delivery) -> None:
-        if delivery.task is not None and not delivery.is_released:
+        if delivery.task is not None and not delivery.is_released and not delivery.is_interrupted:
+            delivery.is_interrupted = True
             delivery.task.cancel()

@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from infinity_matrix_bus.codec import MESSAGE_BYTES_MAX, rfc3339
+from infinity_matrix_bus.artifacts import ARTIFACT_BYTES_MAX
+from infinity_matrix_bus.codec import rfc3339
 
 from infinity_matrix_agents.agent import Agent
+from infinity_matrix_agents.cancels import own_time_s
 from infinity_matrix_agents.failure import Failure
 from infinity_matrix_agents.work import Work
 
-#: Between SIGTERM and SIGKILL; below the default grace of a workflow, so that the outcome is the agent's own.
+#: Between SIGTERM and SIGKILL where no grace is given: the attempt is closed already, or the agent itself ends.
 TERMINATE_S = 5.0
 #: What still holds the program's pipes after it ended has this long.
 PIPES_S = 1.0
@@ -27,12 +29,21 @@ LINE_BYTES_MAX = 8 * 1024
 LOG_LINES_MAX = 10_000
 #: Of the end of stderr, in the failure's message.
 MESSAGE_LINES = 5
-OUTPUT_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
+OUTPUT_BYTES_MAX = ARTIFACT_BYTES_MAX
 
 
-def command_agent(name: str, program: Sequence[str], *, concurrency: int = 1) -> Agent:
+def command_agent(
+    name: str,
+    program: Sequence[str],
+    *,
+    concurrency: int = 1,
+    rate: str | float | None = None,
+    versions: Sequence[str] | None = None,
+) -> Agent:
     """An agent whose work `program` (and its arguments) does; raises InvalidAgent, InvalidName."""
-    agent = Agent(name, concurrency=concurrency)
+    agent = Agent(name, concurrency=concurrency, rate=rate, versions=versions)
+    # SIGTERM comes at once; the program has the grace after that.
+    agent.keeps_grace = True
 
     @agent.handler
     async def run(work: Work) -> Any:
@@ -55,6 +66,8 @@ def work_record(work: Work) -> dict[str, Any]:
         "upstream": work.upstream,
         "idempotency_key": work.idempotency_key,
         "timeout": work.timeout,
+        "heartbeat_timeout": work.heartbeat_timeout,
+        "version": work.version,
         "deadline": None if work.deadline is None else rfc3339(work.deadline),
     }
 
@@ -147,8 +160,9 @@ class _Program:
 
     async def _terminate(self, process: asyncio.subprocess.Process) -> None:
         _signal_group(process.pid, signal.SIGTERM)
+        grace_s = self._work.cancel_grace
         with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), TERMINATE_S)
+            await asyncio.wait_for(process.wait(), own_time_s(grace_s) if grace_s else TERMINATE_S)
 
     async def _feed(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None

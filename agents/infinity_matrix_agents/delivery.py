@@ -37,7 +37,11 @@ class Delivery:
     is_taken: bool = False
     #: Out of this agent's hands: its outcome was given, or it was handed back.
     is_released: bool = False
+    #: Said to have been begun again, beside the server's count of deliveries.
+    is_marked: bool = False
     is_cancelled: bool = False
+    #: Its handler was cancelled: once, because a second time would break off its cleaning up.
+    is_interrupted: bool = False
     #: The handler gave a result.
     is_completed: bool = False
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
@@ -56,8 +60,13 @@ class Delivery:
         return cls(record, ack_reply, deliveries, consumer_sequence, stored_at)
 
     @property
-    def is_poisonous(self) -> bool:
+    def is_worn(self) -> bool:
+        """Delivered so often that it may be what kills agents."""
         return self.deliveries > DELIVERIES_MAX
+
+    def is_poisonous(self, begun: int | None) -> bool:
+        """Whether it is, by how often it was begun after its first delivery and not handed back; None: nobody knows."""
+        return self.is_worn and (begun is None or begun >= DELIVERIES_MAX - 1)
 
     @property
     def attempt_key(self) -> tuple[str, str, int]:

@@ -6,6 +6,7 @@ long over: work that comes for the first time by its count may yet be done.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from infinity_matrix_bus.codec import Undecodable, decode_record, encode, parse_server_time
@@ -24,6 +25,16 @@ ANSWER_AGE_MAX_S = 0.05
 #: A process that did not run for this long may find work in its socket that is another's by now.
 AWAY_S = 5.0
 log = get_logger("infinity_matrix.agents")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a coordinator says of an attempt."""
+
+    #: It has its outcome.
+    is_settled: bool
+    #: How often it was begun after its first delivery and not handed back; None when that was not asked, or not told.
+    begun: int | None = None
 
 
 class Doubt:
@@ -64,8 +75,8 @@ class Doubt:
         """Whether the log must be asked before this is run."""
         return delivery.is_doubtful(self._trusted_from)
 
-    async def is_settled(self, delivery: Delivery, is_wanted: Callable[[], bool]) -> bool | None:
-        """Asks the log whether the attempt has its outcome, until there is an answer; None when no longer wanted.
+    async def ask(self, delivery: Delivery, is_wanted: Callable[[], bool]) -> Answer | None:
+        """Asks whether the attempt has its outcome in the log, until there is an answer; None when no longer wanted.
 
         Without one the work stays in hand: each time it is handed back it is delivered once more, and after a few
         minutes without a coordinator it would pass for poison.
@@ -73,27 +84,30 @@ class Doubt:
         age_max_s = ANSWER_AGE_MAX_S
         while is_wanted():
             asked_at = self._loop.time()
-            settled = await self._ask(delivery)
-            if settled is True:
-                return True
-            if settled is None:
+            answer = await self._ask(delivery)
+            if answer is None:
                 await asyncio.sleep(ASK_AGAIN_S)
-            elif self._loop.time() - asked_at <= age_max_s:
-                return False
+            elif answer.is_settled or self._loop.time() - asked_at <= age_max_s:
+                return answer
             else:
                 # Whoever answered may have looked long before: the outcome can be there by now. Ask again, and be
                 # content with less where everything is slow.
                 age_max_s *= 2
         return None
 
-    async def _ask(self, delivery: Delivery) -> bool | None:
-        """Whether the attempt has its outcome; None when nobody can say."""
+    async def _ask(self, delivery: Delivery) -> Answer | None:
+        """One question; None when nobody can say."""
         record = delivery.record
         question = {key: record[key] for key in ("execution", "task", "attempt", "agent")}
+        if delivery.is_worn:
+            # With it the coordinator counts the marks of this attempt, which stand under its workflow's name.
+            question["workflow"] = record["workflow"]
         try:
             session = self._connection.session
             reply = await session.request(self._subjects.api("attempt"), encode(question), ASK_TIMEOUT_S)
-            return bool(decode_record(reply)["ok"]["settled"])
-        except (NoResponders, RequestTimeout, SessionLost, Undecodable, KeyError, TypeError) as error:
+            answer = decode_record(reply)["ok"]
+            begun = answer.get("begun")
+            return Answer(bool(answer["settled"]), begun if isinstance(begun, int) else None)
+        except (NoResponders, RequestTimeout, SessionLost, Undecodable, KeyError, TypeError, AttributeError) as error:
             log.info("attempt_not_answered", execution=record["execution"], task=record["task"], reason=str(error))
             return None

@@ -1,7 +1,7 @@
 """Serves one agent: pulls work, runs the handler, publishes the outcome until it is confirmed, and only then acks.
 
 A worker is a task that lives on; a message makes none. One ticker extends the leases of all works held, and says
-`taken` for those that last longer than 100 ms.
+`taken` for those that last longer than 100 ms. An agent with a rate asks for no more works than it may begin now.
 """
 
 import asyncio
@@ -14,9 +14,7 @@ from typing import Any
 
 import nats.micro
 from infinity_matrix_actors.errors import InfinityMatrixError, NotInstalled
-from infinity_matrix_actors.fact import RELEASED_SIGNAL
 from infinity_matrix_bus.api import API_PREFIX, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
-from infinity_matrix_bus.codec import encode, rfc3339
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Ack, Fate, Outbox
@@ -29,19 +27,25 @@ from nats.micro.service import Service, ServiceConfig
 
 from infinity_matrix_agents import outcomes
 from infinity_matrix_agents.agent import Agent
+from infinity_matrix_agents.begins import Begins
 from infinity_matrix_agents.cancels import Cancels
 from infinity_matrix_agents.delivery import Delivery, UnreadableWork
 from infinity_matrix_agents.doubt import Doubt
+from infinity_matrix_agents.rate import TokenBucket
+from infinity_matrix_agents.reports import Reports
 from infinity_matrix_agents.stream_time import StreamTime
 from infinity_matrix_agents.work import Work
-from infinity_matrix_agents.work_log import WorkLog
 
 TAKEN_AFTER_S = 0.1
 TICK_S = 0.05
 LEASE_INTERVAL_S = ACK_WAIT_S / 3
 CONSUMER_RETRY_S = 0.5
 DRAIN_TIMEOUT_S = 10.0
-LOG_LINES_KEPT = 1000
+#: Works are asked for again at this interval at most, when their rate is high.
+PACE_MIN_S = 0.005
+#: Work of a version that is not served is passed on with a delay, doubled by every delivery.
+PASS_ON_DELAY_MIN_S = 0.1
+PASS_ON_DELAY_MAX_S = 30.0
 SERVICE_VERSION = "1.0.0"
 log = get_logger("infinity_matrix.agents")
 
@@ -69,12 +73,17 @@ class AgentRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._time = StreamTime()
         self._doubt = Doubt(connection, self._subjects, self._time)
-        self._cancels = Cancels(self._subjects, self._time, self._held, self._drop, agent.is_async)
-        self._log_lines: deque[tuple[str, bytes]] = deque(maxlen=LOG_LINES_KEPT)
+        self._cancels = Cancels(
+            self._subjects, self._time, self._held, self._drop, agent.is_async, not agent.keeps_grace
+        )
+        self._reports = Reports(connection, self._subjects, self._time, self._outbox, self.instance)
+        self._begins = Begins(connection, self._subjects, self._time, self.instance)
         self._threads: ThreadPoolExecutor | None = None
         self._is_draining = False
         self._all_done = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._bucket = None if agent.rate_per_s is None else TokenBucket(agent.rate_per_s, self._loop.time)
+        self._pace: asyncio.TimerHandle | None = None
 
     async def open(self) -> "AgentRunner":
         """Begins to take work. The consumer is made if it is not there; raises NotInstalled, SessionLost."""
@@ -92,6 +101,8 @@ class AgentRunner:
     async def close(self, timeout_s: float = DRAIN_TIMEOUT_S) -> None:
         """Takes no more, lets what runs finish for `timeout_s`, hands the rest back at once."""
         self._is_draining = True
+        if self._pace is not None:
+            self._pace.cancel()
         if self._puller is not None:
             # First, or what is handed back would come back here.
             await self._puller.drain()
@@ -130,8 +141,7 @@ class AgentRunner:
 
     async def _on_session(self, session: Session) -> None:
         await session.subscribe(self._subjects.all_cancels, self._cancels.on_order)
-        while self._log_lines:
-            session.publish(*self._log_lines.popleft())
+        self._reports.on_session(session)
         await self._open_puller(session)
         await self._announce(session)
 
@@ -172,16 +182,22 @@ class AgentRunner:
 
     async def _announce(self, session: Session) -> None:
         """Makes the agent visible to `nats micro ls` and `imx agents`."""
+        agent = self.agent
+        metadata = {
+            "kind": "im-agent",
+            "concurrency": str(agent.concurrency),
+            "instance": self.instance,
+            "prefix": self._subjects.prefix,
+        }
+        if agent.rate is not None:
+            metadata["rate"] = str(agent.rate)
+        if agent.versions is not None:
+            metadata["versions"] = ", ".join(agent.versions)
         config = ServiceConfig(
-            name=self.agent.name,
+            name=agent.name,
             version=SERVICE_VERSION,
             description="Infinity Matrix agent",
-            metadata={
-                "kind": "im-agent",
-                "concurrency": str(self.agent.concurrency),
-                "instance": self.instance,
-                "prefix": self._subjects.prefix,
-            },
+            metadata=metadata,
         )
         try:
             self._service = await nats.micro.add_service(session.client, config)
@@ -191,7 +207,21 @@ class AgentRunner:
     # Taking work.
 
     def _capacity(self) -> int:
-        return 0 if self._is_draining else self.agent.concurrency - len(self._held)
+        if self._is_draining:
+            return 0
+        free = self.agent.concurrency - len(self._held)
+        if self._bucket is None or free <= 0:
+            return free
+        # What has no token is not asked for: it stays in the queue, where other processes of the agent find it.
+        allowed = self._bucket.available
+        if allowed < free and self._pace is None and (next_in_s := self._bucket.next_in_s()) is not None:
+            self._pace = self._loop.call_later(max(PACE_MIN_S, next_in_s), self._on_pace)
+        return min(free, allowed)
+
+    def _on_pace(self) -> None:
+        self._pace = None
+        if self._puller is not None:
+            self._puller.pull()
 
     def _take(self, subject: str, ack_reply: str, data: bytes) -> None:
         try:
@@ -207,6 +237,12 @@ class AgentRunner:
         if self._is_in_hand(delivery):
             return
         self._doubt.see(delivery)
+        if not self._serves(delivery):
+            delay_s = min(PASS_ON_DELAY_MAX_S, PASS_ON_DELAY_MIN_S * 2.0 ** min(delivery.deliveries - 1, 30))
+            self._reply(ack_reply, b'-NAK {"delay": %d}' % int(delay_s * 1e9))
+            return
+        if self._bucket is not None:
+            self._bucket.take()
         self._attempts[delivery.attempt_key] = delivery
         self._held[delivery] = None
         self._queue.append(delivery)
@@ -217,6 +253,11 @@ class AgentRunner:
                 return
         if len(self._workers) < self.agent.concurrency:
             self._workers.append(asyncio.create_task(self._work(), name=f"{self.agent.name}-worker"))
+
+    def _serves(self, delivery: Delivery) -> bool:
+        """Whether this work is of a version that this agent serves."""
+        version = delivery.record.get("version")
+        return self.agent.versions is None or version is None or version in self.agent.versions
 
     def _is_in_hand(self, delivery: Delivery) -> bool:
         """Whether this is work in hand, delivered again: then its newest lease counts, and it is not run twice."""
@@ -236,11 +277,11 @@ class AgentRunner:
                 self._idle.append(waiter)
                 await waiter
             delivery = self._queue.popleft()
-            if delivery.is_poisonous:
-                self._finish(delivery, outcomes.poison(delivery.deliveries, self.instance))
-            elif self._doubt.is_about(delivery):
+            if self._doubt.is_about(delivery):
                 if await self._is_open(delivery):
-                    await self._run(delivery)
+                    await self._begins.mark(delivery)
+                    if delivery in self._held:
+                        await self._run(delivery)
             elif (reason := self._cancels.stop_of(delivery)) is not None:
                 # Nobody has begun it: that is certain only of work that is not in doubt.
                 self._finish(delivery, outcomes.cancelled(reason, None, self.instance))
@@ -248,15 +289,18 @@ class AgentRunner:
                 await self._run(delivery)
 
     async def _is_open(self, delivery: Delivery) -> bool:
-        """Whether the attempt is still to be done and still in hand; what is settled is acked."""
-        settled = await self._doubt.is_settled(delivery, lambda: delivery in self._held and not self._is_draining)
-        if settled is False:
-            return delivery in self._held
-        if settled:
+        """Whether the attempt is to be done and still in hand; what is settled is acked, what kills agents is ended."""
+        answer = await self._doubt.ask(delivery, lambda: delivery in self._held and not self._is_draining)
+        if answer is None:
+            if delivery in self._held:
+                self._hand_back(delivery)
+        elif answer.is_settled:
             self._reply(delivery.ack_reply, b"+ACK")
             self._release(delivery)
-        elif delivery in self._held:
-            self._hand_back(delivery)
+        elif delivery.is_poisonous(answer.begun):
+            self._finish(delivery, outcomes.poison(delivery.deliveries, answer.begun, self.instance))
+        else:
+            return delivery in self._held
         return False
 
     async def _run(self, delivery: Delivery) -> None:
@@ -299,12 +343,7 @@ class AgentRunner:
         return await self._loop.run_in_executor(self._threads, lambda: context.run(function, work))
 
     def _work_of(self, delivery: Delivery) -> Work:
-        return Work(delivery.record, self._log_of, self._report)
-
-    def _log_of(self, record: dict[str, Any]) -> WorkLog:
-        subject = self._subjects.logs(record["workflow"], record["execution"], record["task"])
-        base = {key: record[key] for key in ("execution", "workflow", "task", "attempt", "agent")}
-        return WorkLog(lambda line: self._call(self._publish_log, subject, line), base, {})
+        return Work(delivery.record, self._reports.log_of, self._reports.progress)
 
     # Giving outcomes and replies.
 
@@ -324,7 +363,7 @@ class AgentRunner:
             self._attempts.pop(delivery.attempt_key, None)
             self._reply(delivery.ack_reply, b"+ACK")
             if ack.fate is Fate.TAKEN and delivery.is_cancelled:
-                self._say_released(delivery)
+                self._reports.released(delivery)
 
         delivery.is_settled = True
         self._release(delivery)
@@ -333,6 +372,9 @@ class AgentRunner:
     def _release(self, delivery: Delivery) -> None:
         self._held.pop(delivery, None)
         delivery.is_released = True
+        if delivery.work is not None:
+            delivery.work.has_ended = True
+            self._reports.end(delivery.work)
         if not delivery.is_settled:
             self._attempts.pop(delivery.attempt_key, None)
         if self._is_draining and not self._held:
@@ -341,6 +383,7 @@ class AgentRunner:
             self._puller.pull()
 
     def _hand_back(self, delivery: Delivery) -> None:
+        self._begins.unmark(delivery)
         self._reply(delivery.ack_reply, b"-NAK")
         self._release(delivery)
 
@@ -350,42 +393,6 @@ class AgentRunner:
             self._connection.session.publish(ack_reply, body)
         except SessionLost:
             log.debug("ack_lost", agent=self.agent.name)
-
-    def _call(self, function: Any, *arguments: Any) -> None:
-        """Calls in the loop's thread, from whichever thread."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            self._loop.call_soon_threadsafe(function, *arguments)
-        else:
-            function(*arguments)
-
-    def _publish_log(self, subject: str, line: bytes) -> None:
-        try:
-            self._connection.session.publish(subject, line)
-        except SessionLost:
-            self._log_lines.append((subject, line))
-
-    def _report(self, work: Work, percent: float, message: str) -> None:
-        subject = self._subjects.status(work.workflow, work.execution, work.task, "progress", work.attempt)
-        status = {
-            "v": 1,
-            "execution": work.execution,
-            "workflow": work.workflow,
-            "task": work.task,
-            "status": "progress",
-            "attempt": work.attempt,
-            "at": rfc3339(self._time.now()),
-            "percent": percent,
-            "message": message,
-        }
-        self._call(self._publish_status, subject, encode(status))
-
-    def _publish_status(self, subject: str, data: bytes) -> None:
-        try:
-            self._connection.session.publish(subject, data)
-        except SessionLost:
-            log.debug("progress_lost", subject=subject)
 
     # Cancelling, leases, `taken`.
 
@@ -407,29 +414,11 @@ class AgentRunner:
                 started_at = delivery.started_at
                 if started_at is not None and not delivery.is_taken and now - started_at >= TAKEN_AFTER_S:
                     delivery.is_taken = True
-                    self._say_taken(delivery)
+                    self._reports.taken(delivery)
             if self._loop.time() - extended_at >= self._lease_interval_s:
                 extended_at = self._loop.time()
                 for delivery in list(self._attempts.values()):
                     self._reply(delivery.ack_reply, b"+WPI")
-
-    def _say_taken(self, delivery: Delivery) -> None:
-        subject = delivery.record.get("taken_to")
-        if isinstance(subject, str):
-            started_at = rfc3339(delivery.started_at or self._time.now())
-            payload = encode({"instance": self.instance, "started_at": started_at})
-            self._outbox.post(subject, payload, lambda ack: None)
-
-    def _say_released(self, delivery: Delivery) -> None:
-        """The attempt was closed before its outcome came: what undoes it need not wait for the lease any more."""
-        record = delivery.record
-        fact = self._subjects.parse_fact(record["reply_to"])
-        if fact is None:
-            return
-        task, attempt = record["task"], record["attempt"]
-        subject = self._subjects.signal(fact.shard, record["execution"], RELEASED_SIGNAL, f"{task}-{attempt}")
-        payload = encode({"task": task, "attempt": attempt, "late": delivery.is_completed})
-        self._outbox.post(subject, payload, lambda ack: None)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from infinity_matrix_bus.codec import parse_rfc3339
+from infinity_matrix_bus.codec import decode, encode, parse_rfc3339
 
 if TYPE_CHECKING:
     from infinity_matrix_agents.work_log import WorkLog
 
 PROGRESS_TEXT_MAX = 4096
+#: What may be a reference on the wire, or have some in it.
+_RESOLVED = frozenset(("input", "config", "upstream", "compensates", "cause"))
+PROGRESS_BYTES_MAX = 64 * 1024
 
 
 class Work:
@@ -16,23 +19,28 @@ class Work:
 
     __slots__ = (
         "_is_cancelled",
+        "_is_looking",
         "_log",
         "_log_of",
         "_record",
         "_report",
         "agent",
         "attempt",
+        "cancel_grace",
         "cancel_reason",
         "cause",
         "compensates",
         "config",
         "deadline",
         "execution",
+        "has_ended",
+        "heartbeat_timeout",
         "idempotency_key",
         "input",
         "task",
         "timeout",
         "upstream",
+        "version",
         "workflow",
     )
 
@@ -40,7 +48,7 @@ class Work:
         self,
         record: dict[str, Any],
         log_of: Callable[[dict[str, Any]], "WorkLog"],
-        report: Callable[["Work", float, str], None],
+        report: Callable[["Work", dict[str, Any]], None],
     ) -> None:
         self._record = record
         self.execution: str = record["execution"]
@@ -48,6 +56,8 @@ class Work:
         self.task: str = record["task"]
         self.attempt: int = record["attempt"]
         self.agent: str = record["agent"]
+        #: The workflow's version, or None.
+        self.version: str | None = record.get("version")
         #: The workflow's input.
         self.input: Any = record.get("input")
         #: The task's own config.
@@ -63,17 +73,23 @@ class Work:
         self.idempotency_key: str = record["idempotency_key"]
         #: Seconds this attempt may take, or None.
         self.timeout: float | None = record.get("timeout")
+        #: The attempt fails when it shows no `progress` or `heartbeat` for this many seconds; None: it need not.
+        self.heartbeat_timeout: float | None = record.get("heartbeat_timeout")
         #: When the task must be done, in seconds since the epoch.
         self.deadline: float | None = parse_rfc3339(record.get("deadline"))
         self._log_of = log_of
         self._log: WorkLog | None = None
         self.cancel_reason = ""
+        #: Seconds it was given to end by itself when it was cancelled; 0 when it was closed already, None until then.
+        self.cancel_grace: float | None = None
+        self.has_ended = False
         self._is_cancelled = False
+        self._is_looking = False
         self._report = report
 
     @property
     def record(self) -> dict[str, Any]:
-        """The whole work message; not to be changed."""
+        """The whole work message as on the wire, large values as references; not to be changed."""
         return self._record
 
     @property
@@ -86,19 +102,50 @@ class Work:
     @property
     def cancelled(self) -> bool:
         """Whether the attempt was cancelled or closed; a handler that sees it should stop."""
+        self._is_looking = True
         return self._is_cancelled
 
-    async def progress(self, percent: float, message: str = "") -> None:
-        """Reports how far the attempt is, 0 to 100, as a status message, best effort; raises ValueError otherwise."""
-        self.report_progress(percent, message)
+    async def progress(self, percent_or_data: Any, message: str = "") -> None:
+        """Reports how far the attempt is, as a status message: a number is percent, 0 to 100, anything else is data.
 
-    def report_progress(self, percent: float, message: str = "") -> None:
+        Best effort; of what comes quicker than 4 times a second the last is sent. It is a heartbeat as well. Raises
+        ValueError, PayloadNotEncodable, and PayloadTooLarge for data above 64 KiB.
+        """
+        self.report_progress(percent_or_data, message)
+
+    async def heartbeat(self) -> None:
+        """Shows that the attempt is alive, for its `heartbeat_timeout`; as often as you like. Nothing does it for you:
+        that the process lives says nothing of the handler."""
+        self.report_heartbeat()
+
+    def report_progress(self, percent_or_data: Any, message: str = "") -> None:
         """`progress` for plain functions; safe from any thread."""
-        if not 0 <= percent <= 100:
-            raise ValueError(f"percent is {percent}, it must be 0 to 100")
-        self._report(self, float(percent), str(message)[:PROGRESS_TEXT_MAX])
+        fields: dict[str, Any]
+        if isinstance(percent_or_data, int | float) and not isinstance(percent_or_data, bool):
+            if not 0 <= percent_or_data <= 100:
+                raise ValueError(f"percent is {percent_or_data}, it must be 0 to 100")
+            fields = {"percent": float(percent_or_data)}
+        else:
+            # Encoded here, where a mistake can be told, and as it is now.
+            fields = {"data": decode(encode(percent_or_data, "the progress", PROGRESS_BYTES_MAX))}
+        self._report(self, {**fields, "message": str(message)[:PROGRESS_TEXT_MAX]})
 
-    def mark_cancelled(self, reason: str) -> None:
+    def report_heartbeat(self) -> None:
+        """`heartbeat` for plain functions; safe from any thread."""
+        self._report(self, {})
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether the handler ever looked at `cancelled`: then it is left the time to end by itself."""
+        return self._is_looking
+
+    def resolve(self, values: dict[str, Any]) -> None:
+        """Called by the runner: puts values in the place of references; `record` keeps what was on the wire."""
+        for key in _RESOLVED & values.keys():
+            setattr(self, key, values[key])
+
+    def mark_cancelled(self, reason: str, grace_s: float = 0.0) -> None:
         """Called by the runner."""
         self.cancel_reason = reason
+        self.cancel_grace = grace_s
         self._is_cancelled = True
