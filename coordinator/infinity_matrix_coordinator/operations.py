@@ -5,7 +5,6 @@ does them for who has no such code.
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 import uuid_utils
@@ -15,23 +14,25 @@ from infinity_matrix_actors.errors import (
     StorageUnavailable,
     UnknownExecution,
     UnknownWorkflow,
+    WorkflowPaused,
 )
-from infinity_matrix_actors.fact import CommandKind, Fact, Started
+from infinity_matrix_actors.fact import CommandKind, Fact, Priority, Started
 from infinity_matrix_actors.names import check_name
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi
-from infinity_matrix_bus.codec import decode, encode
+from infinity_matrix_bus.codec import decode, encode, parse_server_time
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore, Deployment
 from infinity_matrix_bus.facts import command_payload, decode_fact, started_payload
 from infinity_matrix_bus.gathered_reads import GatheredReads
-from infinity_matrix_bus.history import follow_facts, read_all, read_facts
+from infinity_matrix_bus.history import follow_facts, read_facts
 from infinity_matrix_bus.installation import Installation
 from infinity_matrix_bus.publisher import Fate, Outbox, read_ack
 from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session
-from infinity_matrix_bus.subjects import Subjects, shard_of
+from infinity_matrix_bus.subjects import FactSubject, Subjects, shard_of
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.listing import ExecutionSummary, Selection, list_shard
 from infinity_matrix_coordinator.patience import LOSSES, Patience, patiently
 from infinity_matrix_coordinator.views import (
     ExecutionResult,
@@ -48,17 +49,6 @@ CONNECT_TIMEOUT_S = 10.0
 POLL_MIN_S = 1.0
 POLL_MAX_S = 5.0
 PLANS_MAX = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutionSummary:
-    """A line of a listing. Times are seconds since the epoch."""
-
-    execution_id: str
-    workflow: str
-    state: str
-    started_at: float
-    finished_at: float | None
 
 
 def new_execution_id() -> str:
@@ -102,16 +92,33 @@ class Operations:
 
     async def store(self, definition: WorkflowDefinition) -> str:
         """Stores a definition by its hash; a name that is new stands for it, one that is deployed is left alone."""
+        digest, _ = await self._stored(definition)
+        return digest
+
+    async def prepare(self, definition: WorkflowDefinition) -> str:
+        """Like `store`, for a definition that is to be started now; raises WorkflowPaused."""
+        digest, deployment = await self._stored(definition)
+        if deployment.is_paused:
+            raise WorkflowPaused(definition.name)
+        return digest
+
+    async def _stored(self, definition: WorkflowDefinition) -> tuple[str, Deployment]:
         store = await self._store()
         digest = await store.store(definition)
         self._remember(Plan.of(definition, digest))
-        if await store.deployment(definition.name) is None:
-            await store.deploy(definition, is_armed=False)
-        return digest
+        found = await store.deployment(definition.name)
+        return digest, found if found is not None else await store.deploy(definition, is_armed=False)
 
     async def definition_of(self, workflow: str) -> str:
         """The hash a workflow's name stands for; raises UnknownWorkflow."""
         return (await self.deployment_of(workflow)).definition
+
+    async def definition_to_start(self, workflow: str) -> str:
+        """The hash a workflow's name stands for; raises UnknownWorkflow, WorkflowPaused."""
+        found = await self.deployment_of(workflow)
+        if found.is_paused:
+            raise WorkflowPaused(workflow)
+        return found.definition
 
     async def deployment_of(self, workflow: str) -> Deployment:
         """What a workflow's name stands for; raises UnknownWorkflow."""
@@ -128,6 +135,9 @@ class Operations:
         input: Any = None,
         execution_id: str | None = None,
         cause: dict[str, Any] | None = None,
+        *,
+        priority: Priority = Priority.NORMAL,
+        seed: dict[str, Any] | None = None,
     ) -> str:
         """Starts an execution; answers its id once that is a fact.
 
@@ -136,22 +146,25 @@ class Operations:
         """
         execution = new_execution_id() if execution_id is None else check_name("execution id", execution_id)
         shard = shard_of(execution, self.installation.shards)
-        payload = started_payload(Started(execution, 0.0, workflow, definition, input, cause or {}))
+        payload = started_payload(
+            Started(execution, 0.0, workflow, definition, input, cause or {}, priority=priority, seed=seed or {})
+        )
         subject = self.subjects.started(shard, execution)
         ack = await self._outbox.publish(subject, payload, WRITE_TIMEOUT_S)
         if ack.fate is Fate.TAKEN and execution_id is not None:
             await self._compare(execution, subject, definition, payload)
         return execution
 
+    async def command(self, execution: str, kind: CommandKind, reason: str = "", grace_s: float | None = None) -> None:
+        """Writes a command to an execution's log; raises UnknownExecution. What follows from it the core decides."""
+        await self._check_exists(execution)
+        shard = shard_of(execution, self.installation.shards)
+        subject = self.subjects.command(shard, execution, str(kind), new_execution_id())
+        await self._outbox.publish(subject, command_payload(kind, reason, grace_s), WRITE_TIMEOUT_S)
+
     async def cancel(self, execution: str, reason: str = "") -> None:
         """Asks for an execution to be cancelled; raises UnknownExecution. Nothing happens to one that has ended."""
-        shard = shard_of(execution, self.installation.shards)
-        stream = self.subjects.facts_stream(shard)
-        api = JetStreamApi(await self.session())
-        if await api.last_message(stream, self.subjects.started(shard, check_id(execution))) is None:
-            raise UnknownExecution(execution)
-        subject = self.subjects.command(shard, execution, str(CommandKind.CANCEL), new_execution_id())
-        await self._outbox.publish(subject, command_payload(CommandKind.CANCEL, reason), WRITE_TIMEOUT_S)
+        await self.command(execution, CommandKind.CANCEL, reason)
 
     async def signal(self, execution: str, name: str, data: Any = None, signal_id: str | None = None) -> None:
         """Sends a signal to an execution; raises UnknownExecution, InvalidName, StorageUnavailable.
@@ -159,9 +172,13 @@ class Operations:
         It is kept until a task waits for it. The same `signal_id` counts once.
         """
         await self._check_exists(execution)
-        shard = shard_of(execution, self.installation.shards)
         id = new_execution_id() if signal_id is None else check_name("signal id", signal_id)
-        subject = self.subjects.signal(shard, execution, check_name("signal", name), id)
+        await self.publish_signal(execution, check_name("signal", name), data, id)
+
+    async def publish_signal(self, execution: str, name: str, data: Any, signal_id: str) -> None:
+        """Writes a signal to the log of an execution that is there; `name` may be one of the system's own."""
+        shard = shard_of(execution, self.installation.shards)
+        subject = self.subjects.signal(shard, execution, name, signal_id)
         await self._outbox.publish(subject, encode(data, "the signal's data"), WRITE_TIMEOUT_S)
 
     async def publish_event(self, event: str, data: Any, event_id: str | None = None) -> None:
@@ -192,7 +209,7 @@ class Operations:
         started = next(((sequence, fact) for sequence, fact in facts if isinstance(fact, Started)), None)
         if started is None:
             raise UnknownExecution(execution)
-        actor = ExecutionActor(started[1], await self._plan(started[1].definition), started[0])
+        actor = ExecutionActor(started[1], await self.plan(started[1].definition), started[0])
         # `started` goes first even where a cancel is older, as in the coordinators' mailbox.
         actor.receive(started[1])
         for _, fact in facts:
@@ -200,7 +217,16 @@ class Operations:
                 actor.receive(fact)
         return actor
 
-    async def run(self, workflow: str, definition: str, input: Any, execution: str, *, is_new: bool) -> ExecutionResult:
+    async def run(
+        self,
+        workflow: str,
+        definition: str,
+        input: Any,
+        execution: str,
+        *,
+        is_new: bool,
+        priority: Priority = Priority.NORMAL,
+    ) -> ExecutionResult:
         """Starts an execution and answers its result once it is decided; raises as `start` does.
 
         `is_new`: nobody else can have started that id, so the log is not read before the first hint.
@@ -211,7 +237,7 @@ class Operations:
         try:
             # Listening first: a short execution may have ended before its start is confirmed here.
             async with self._reading(session).watches.watch(execution) as watch:
-                await self.start(workflow, definition, input, execution)
+                await self.start(workflow, definition, input, execution, priority=priority)
                 if is_new and await watch.hinted(POLL_MIN_S):
                     result = await self._completed(workflow, execution)
                     if result is not None:
@@ -219,7 +245,7 @@ class Operations:
                 actor = await self._watched(execution, watch)
         except LOSSES:
             # Whether it was started is unknown; starting the same again answers the same execution.
-            await self.start(workflow, definition, input, execution)
+            await self.start(workflow, definition, input, execution, priority=priority)
         return result_of(actor if actor is not None else await self.wait(execution))
 
     async def wait(self, execution: str) -> ExecutionActor:
@@ -271,7 +297,7 @@ class Operations:
                             if not isinstance(fact, Started):
                                 early.append(fact)
                                 continue
-                            actor = ExecutionActor(fact, await self._plan(fact.definition), number)
+                            actor = ExecutionActor(fact, await self.plan(fact.definition), number)
                             # `started` goes first even where a cancel is older, as in the coordinators' mailbox.
                             told = [fact, *early]
                         else:
@@ -292,31 +318,25 @@ class Operations:
 
     async def executions(self, workflow: str | None = None, state: str | None = None) -> list[ExecutionSummary]:
         """All executions in the log, newest first, filtered."""
+        return await self.select(Selection(workflow, state))
+
+    async def select(self, selection: Selection) -> list[ExecutionSummary]:
+        """The executions in the log that are meant, newest first."""
         session = await self.session()
         shards = range(self.installation.shards)
-        found = [summary for shard in shards for summary in await self._list_shard(session, shard)]
-        found.sort(key=lambda summary: summary.started_at, reverse=True)
-        return [
-            summary
-            for summary in found
-            if (workflow is None or summary.workflow == workflow) and (state is None or summary.state == state)
-        ]
+        return selection.select(
+            [summary for shard in shards for summary in await list_shard(session, self.subjects, shard)]
+        )
 
-    async def _list_shard(self, session: Session, shard: int) -> list[ExecutionSummary]:
-        filters = (self.subjects.all_started(shard), self.subjects.all_finished(shard))
-        started: dict[str, ExecutionSummary] = {}
-        for entry in await read_all(session, self.subjects.facts_stream(shard), filters):
-            subject = self.subjects.parse_fact(entry.subject)
-            fact = decode_fact(subject, entry.data, entry.at) if subject is not None else None
-            if isinstance(fact, Started):
-                started[fact.execution] = ExecutionSummary(fact.execution, fact.workflow, "running", fact.at, None)
-            elif fact is not None and fact.execution in started:
-                seen = started[fact.execution]
-                state = str(getattr(fact, "state", seen.state))
-                started[fact.execution] = ExecutionSummary(
-                    seen.execution_id, seen.workflow, state, seen.started_at, fact.at
-                )
-        return list(started.values())
+    async def started_of(self, execution: str) -> Started | None:
+        """How an execution was started, by a leader read; None when it was not."""
+        shard = shard_of(check_id(execution), self.installation.shards)
+        subject = self.subjects.started(shard, execution)
+        stored = await JetStreamApi(await self.session()).last_message(self.subjects.facts_stream(shard), subject)
+        if stored is None:
+            return None
+        fact = decode_fact(FactSubject(shard, execution, "started"), stored.data, parse_server_time(stored.at))
+        return fact if isinstance(fact, Started) else None
 
     async def _compare(self, execution: str, subject: str, definition: str, payload: bytes) -> None:
         shard = shard_of(execution, self.installation.shards)
@@ -330,13 +350,11 @@ class Operations:
             raise ExecutionExists(execution, "input")
 
     async def _check_exists(self, execution: str) -> None:
-        shard = shard_of(check_id(execution), self.installation.shards)
-        api = JetStreamApi(await self.session())
-        subject = self.subjects.started(shard, execution)
-        if await api.last_message(self.subjects.facts_stream(shard), subject) is None:
+        if await self.started_of(execution) is None:
             raise UnknownExecution(execution)
 
-    async def _plan(self, digest: str) -> Plan:
+    async def plan(self, digest: str) -> Plan:
+        """The plan of a stored definition; raises StorageUnavailable when it is not there."""
         plan = self._plans.get(digest)
         if plan is None:
             definition = await (await self._store()).load(digest)

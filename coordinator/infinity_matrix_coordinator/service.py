@@ -22,7 +22,10 @@ from nats.errors import Error as NatsError
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
+from infinity_matrix_coordinator.begun_again import begun_again
+from infinity_matrix_coordinator.control_verbs import ControlVerbs
 from infinity_matrix_coordinator.operations import Operations
+from infinity_matrix_coordinator.requests import BadRequest, Verb, text
 from infinity_matrix_coordinator.views import status_of
 
 SERVICE_NAME = "im-api"
@@ -31,12 +34,6 @@ SERVICE_VERSION = "1.0.0"
 REQUESTS_MAX = 256
 REPLY_TIMEOUT_S = 10.0
 log = get_logger("infinity_matrix.coordinator")
-
-Verb = Callable[[dict[str, Any]], Awaitable[Any]]
-
-
-class BadRequest(InfinityMatrixError):
-    """Raised when a request lacks a field or has one of the wrong kind. Correct the request."""
 
 
 class ApiService:
@@ -54,12 +51,10 @@ class ApiService:
             "ping": self._ping,
             "attempt": self._attempt,
             "deploy": self._deploy,
-            "start": self._start,
             "status": self._status,
-            "list": self._list,
-            "cancel": self._cancel,
             "signal": self._signal,
             "history": self._history,
+            **ControlVerbs(operations).verbs(),
         }
 
     async def open(self) -> "ApiService":
@@ -124,59 +119,36 @@ class ApiService:
 
     async def _attempt(self, body: dict[str, Any]) -> Any:
         """Whether an attempt is settled, by a leader read of its outcome's subject and never from a fold."""
-        execution, task, agent = (_text(body, key) for key in ("execution", "task", "agent"))
+        execution, task, agent = (text(body, key) for key in ("execution", "task", "agent"))
         attempt = body.get("attempt")
         if not isinstance(attempt, int) or not is_name(execution) or not is_task_name(task) or not is_name(agent):
             raise BadRequest("attempt takes execution, task, agent and attempt (a number)")
         shard = shard_of(execution, self._operations.installation.shards)
         subject = self._subjects.outcome(shard, execution, agent, task, attempt)
         stored = await JetStreamApi(self._session).last_message(self._subjects.facts_stream(shard), subject)
-        return {"settled": stored is not None}
+        answer: dict[str, Any] = {"settled": stored is not None}
+        workflow = body.get("workflow")
+        if isinstance(workflow, str) and is_name(workflow):
+            answer["begun"] = await begun_again(self._session, self._subjects, workflow, execution, task, attempt)
+        return answer
 
     async def _deploy(self, body: dict[str, Any]) -> Any:
         definition = define(parse_document(body))
         return {"workflow": definition.name, "definition": await self._operations.deploy(definition)}
 
-    async def _start(self, body: dict[str, Any]) -> Any:
-        workflow = _text(body, "workflow")
-        digest = await self._operations.definition_of(workflow)
-        execution = body.get("execution")
-        if execution is not None and not isinstance(execution, str):
-            raise BadRequest("execution must be a string")
-        return {"execution": await self._operations.start(workflow, digest, body.get("input"), execution)}
-
     async def _status(self, body: dict[str, Any]) -> Any:
-        return asdict(status_of(await self._operations.fold(_text(body, "execution"))))
-
-    async def _list(self, body: dict[str, Any]) -> Any:
-        limit = body.get("limit", 100)
-        if not isinstance(limit, int):
-            raise BadRequest("limit must be a number")
-        found = await self._operations.executions(body.get("workflow"), body.get("state"))
-        return [asdict(summary) for summary in found[:limit]]
-
-    async def _cancel(self, body: dict[str, Any]) -> Any:
-        execution = _text(body, "execution")
-        await self._operations.cancel(execution, str(body.get("reason", "")))
-        return {"execution": execution}
+        return asdict(status_of(await self._operations.fold(text(body, "execution"))))
 
     async def _signal(self, body: dict[str, Any]) -> Any:
-        execution = _text(body, "execution")
+        execution = text(body, "execution")
         signal_id = body.get("id")
         if signal_id is not None and not isinstance(signal_id, str):
             raise BadRequest("id must be a string")
-        await self._operations.signal(execution, _text(body, "name"), body.get("data"), signal_id)
+        await self._operations.signal(execution, text(body, "name"), body.get("data"), signal_id)
         return {"execution": execution}
 
     async def _history(self, body: dict[str, Any]) -> Any:
-        execution = _text(body, "execution")
+        execution = text(body, "execution")
         shards = self._operations.installation.shards
         facts = await read_facts(GatheredReads(self._session), self._subjects, shards, execution)
         return [{"sequence": sequence, "kind": type(fact).__name__.lower(), **asdict(fact)} for sequence, fact in facts]
-
-
-def _text(body: dict[str, Any], key: str) -> str:
-    value = body.get(key)
-    if not isinstance(value, str) or not value:
-        raise BadRequest(f"{key!r} is missing or no string")
-    return value

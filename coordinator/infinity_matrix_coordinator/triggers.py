@@ -116,7 +116,7 @@ class Triggers:
             heard = self._heard
             armed: list[Armed] = []
             for deployment in await self._store.deployments():
-                if deployment.is_armed:
+                if deployment.is_armed and not deployment.is_paused:
                     armed.extend(await self._triggers_of(deployment.workflow, deployment.definition))
             self._armed = armed
             self._armed_of = heard

@@ -5,13 +5,16 @@ What it answers it folded from the log itself; only a start asks first whether a
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
+from infinity_matrix_actors.duration import parse_duration
 from infinity_matrix_actors.errors import InfinityMatrixError, NoCoordinator, StorageUnavailable
-from infinity_matrix_actors.state import TaskState
+from infinity_matrix_actors.fact import Priority
+from infinity_matrix_actors.state import ExecutionState, TaskState
 from infinity_matrix_agents import Agent, AgentRunner
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.connection import Connection
@@ -20,8 +23,13 @@ from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.installation import Installation, read_installation
 from infinity_matrix_bus.log_reader import Entry
 from infinity_matrix_bus.session import Endpoint, NoResponders, RequestTimeout, SessionLost
-from infinity_matrix_coordinator.operations import ExecutionSummary, Operations, new_execution_id
+from infinity_matrix_coordinator.choices import chosen
+from infinity_matrix_coordinator.controls import Asked, Controls
+from infinity_matrix_coordinator.forks import Forks
+from infinity_matrix_coordinator.listing import ExecutionSummary, Selection
+from infinity_matrix_coordinator.operations import Operations, new_execution_id
 from infinity_matrix_coordinator.patience import patiently
+from infinity_matrix_coordinator.runs import IfExists, Runs
 from infinity_matrix_coordinator.views import (
     ExecutionMetrics,
     ExecutionResult,
@@ -41,6 +49,19 @@ COORDINATOR_RETRY_S = 0.2
 #: A coordinator that answered is trusted for this long.
 COORDINATOR_SEEN_S = 10.0
 UNTAKEN_AFTER_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How an execution is started."""
+
+    if_exists: IfExists
+    priority: Priority
+
+    @classmethod
+    def of(cls, if_exists: str, priority: str) -> "_How":
+        """Raises InvalidDefinition for words that are none."""
+        return cls(chosen(IfExists, if_exists, "if_exists"), chosen(Priority, priority, "priority"))
 
 
 class Client:
@@ -116,19 +137,40 @@ class Client:
 
     # Executions.
 
-    async def start(self, workflow: str, input: Any = None, execution_id: str | None = None) -> str:
-        """Starts the deployed workflow of that name; raises UnknownWorkflow, ExecutionExists, NoCoordinator."""
+    async def start(
+        self,
+        workflow: str,
+        input: Any = None,
+        execution_id: str | None = None,
+        *,
+        if_exists: str = IfExists.REJECT,
+        priority: str = Priority.NORMAL,
+    ) -> str:
+        """Starts the deployed workflow of that name; answers the id of the run.
+
+        `if_exists` says what to do when the id is there: `reject` (the same again is answered, other content refused),
+        `return` its last run, `cancel` that and start `<id>-r2`, `rerun_failed`. Raises UnknownWorkflow,
+        WorkflowPaused, ExecutionExists, NoCoordinator, InvalidDefinition for an unknown `if_exists` or `priority`.
+        """
+        how = _How.of(if_exists, priority)
         await self.find_coordinator()
-        digest = await patiently(lambda: self.operations.definition_of(workflow))
-        return await self.operations.start(workflow, digest, input, execution_id)
+        digest = await patiently(lambda: self.operations.definition_to_start(workflow))
+        return await self._start(workflow, digest, input, execution_id, how)
 
     async def start_definition(
-        self, definition: WorkflowDefinition, input: Any = None, execution_id: str | None = None
+        self,
+        definition: WorkflowDefinition,
+        input: Any = None,
+        execution_id: str | None = None,
+        *,
+        if_exists: str = IfExists.REJECT,
+        priority: str = Priority.NORMAL,
     ) -> str:
-        """Stores a definition if need be and starts it."""
+        """Stores a definition if need be and starts it; else as `start`."""
+        how = _How.of(if_exists, priority)
         await self.find_coordinator()
-        digest = await patiently(lambda: self.operations.store(definition))
-        return await self.operations.start(definition.name, digest, input, execution_id)
+        digest = await patiently(lambda: self.operations.prepare(definition))
+        return await self._start(definition.name, digest, input, execution_id, how)
 
     async def execute_definition(
         self,
@@ -137,27 +179,54 @@ class Client:
         execution_id: str | None = None,
         *,
         timeout: float | None = None,
+        if_exists: str = IfExists.REJECT,
+        priority: str = Priority.NORMAL,
     ) -> ExecutionResult:
         """Starts a definition and waits for its result."""
+        how = _How.of(if_exists, priority)
         await self.find_coordinator()
-        digest = await patiently(lambda: self.operations.store(definition))
-        return await self._run(definition.name, digest, input, execution_id, timeout)
+        digest = await patiently(lambda: self.operations.prepare(definition))
+        return await self._run(definition.name, digest, input, execution_id, timeout, how)
 
     async def execute(
-        self, workflow: str, input: Any = None, execution_id: str | None = None, *, timeout: float | None = None
+        self,
+        workflow: str,
+        input: Any = None,
+        execution_id: str | None = None,
+        *,
+        timeout: float | None = None,
+        if_exists: str = IfExists.REJECT,
+        priority: str = Priority.NORMAL,
     ) -> ExecutionResult:
         """Starts the deployed workflow of that name and waits for its result."""
+        how = _How.of(if_exists, priority)
         await self.find_coordinator()
-        digest = await patiently(lambda: self.operations.definition_of(workflow))
-        return await self._run(workflow, digest, input, execution_id, timeout)
+        digest = await patiently(lambda: self.operations.definition_to_start(workflow))
+        return await self._run(workflow, digest, input, execution_id, timeout, how)
 
     async def wait(self, execution_id: str, timeout: float | None = None) -> ExecutionResult:
-        """The result of an execution once it has ended; raises UnknownExecution, NoCoordinator, TimeoutError."""
+        """The result of an execution once it has ended; if it did not complete and was run again, of its last run.
+
+        Raises UnknownExecution, NoCoordinator, TimeoutError.
+        """
+        ends_at = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        while True:
+            result = await self._ended(execution_id, ends_at)
+            if result.status == ExecutionState.COMPLETED:
+                return result
+            # Who waits for an id that was started again means what became of it in the end.
+            latest = await self.latest_run(execution_id)
+            if latest == execution_id:
+                return result
+            execution_id = latest
+
+    async def _ended(self, execution_id: str, ends_at: float | None) -> ExecutionResult:
+        """The result of this very run."""
         actor = await patiently(lambda: self.operations.fold(execution_id))
         if actor.is_decided:
             return result_of(actor)
         await self.find_coordinator()
-        return await self._wait(execution_id, timeout)
+        return await self._wait(execution_id, ends_at)
 
     async def get_status(self, execution_id: str) -> ExecutionStatus:
         return status_of(await patiently(lambda: self.operations.fold(execution_id)))
@@ -182,12 +251,111 @@ class Client:
         lines = [line for line in map(read_line, entries) if line is not None]
         return sorted(lines, key=lambda line: line.at)
 
-    async def list(self, workflow: str | None = None, state: str | None = None) -> Sequence[ExecutionSummary]:
-        """The executions in the log, newest first."""
-        return await patiently(lambda: self.operations.executions(workflow, state))
+    async def list(
+        self,
+        workflow: str | None = None,
+        state: str | None = None,
+        *,
+        started_after: float | None = None,
+        started_before: float | None = None,
+        needs_attention: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[ExecutionSummary]:
+        """The executions in the log, newest first; times in seconds since the epoch.
 
-    async def cancel(self, execution_id: str, reason: str = "") -> None:
-        await patiently(lambda: self.operations.cancel(execution_id, reason))
+        `needs_attention`: those that ended with something that could not be undone.
+        """
+        selection = Selection(workflow, state, started_after, started_before, needs_attention, limit)
+        return await patiently(lambda: self.operations.select(selection))
+
+    # Control.
+
+    @property
+    def controls(self) -> Controls:
+        return Controls(self.operations)
+
+    async def cancel(self, execution_id: str, reason: str = "", grace: float | str | None = None) -> None:
+        """Asks for an execution to be cancelled; `grace` (seconds, or text) goes before the workflow's own.
+
+        Raises UnknownExecution, InvalidDefinition for a grace that is none.
+        """
+        grace_s = None if grace is None else parse_duration(grace, "grace", zero_allowed=True)
+        await patiently(lambda: self.controls.cancel(execution_id, reason, grace_s))
+
+    async def pause(self, execution_id: str, reason: str = "") -> None:
+        """Holds an execution: what runs goes on, nothing more is begun. Raises UnknownExecution, WrongState."""
+        await self.controls.pause(execution_id, reason)
+
+    async def resume(self, execution_id: str, reason: str = "") -> None:
+        """Lets a paused execution go on. Raises UnknownExecution, WrongState."""
+        await self.controls.resume(execution_id, reason)
+
+    async def retry(self, execution_id: str, reason: str = "") -> None:
+        """Reopens an execution that failed or was cancelled: what did not complete runs again, the rest is kept.
+
+        Raises UnknownExecution, WrongState.
+        """
+        await self.controls.retry(execution_id, reason)
+
+    async def compensate(self, execution_id: str, reason: str = "") -> None:
+        """Takes an incomplete compensation up again. Raises UnknownExecution, WrongState."""
+        await self.controls.compensate(execution_id, reason)
+
+    async def bulk(
+        self,
+        command: str,
+        *,
+        workflow: str | None = None,
+        state: str | None = None,
+        older_than: float | str | None = None,
+        reason: str = "",
+        grace: float | str | None = None,
+        dry_run: bool = False,
+    ) -> Sequence[Asked]:
+        """Gives a command (`cancel`, `pause`, `resume`, `retry`, `compensate`) to all executions it has a meaning for.
+
+        `older_than` is how long ago they were started; with `dry_run` none is asked. Raises InvalidDefinition.
+        """
+        return await self.controls.bulk(
+            command,
+            workflow=workflow,
+            state=state,
+            older_than_s=None if older_than is None else parse_duration(older_than, "older_than"),
+            reason=reason,
+            grace_s=None if grace is None else parse_duration(grace, "grace", zero_allowed=True),
+            dry_run=dry_run,
+        )
+
+    async def fork(
+        self,
+        execution_id: str,
+        from_task: str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        new_id: str | None = None,
+    ) -> str:
+        """Starts an execution that does `from_task` and all after it again; the other results are brought along.
+
+        `changes`: `input`, `results` (by task, in place of what they were), `config` (keys by task). `from_task` None
+        does everything again. Answers the new id. Raises UnknownExecution, UnknownTask, InvalidDefinition,
+        WorkflowPaused, NoCoordinator, ExecutionExists for a `new_id` that is there.
+        """
+        await self.find_coordinator()
+        return await Forks(self.operations).fork(execution_id, from_task, changes, new_id)
+
+    async def latest_run(self, execution_id: str) -> str:
+        """The id of the last run of an execution id: itself, or `<id>-r<n>`. Raises UnknownExecution."""
+        return (await patiently(lambda: Runs(self.operations).latest(execution_id))).execution
+
+    async def pause_workflow(self, workflow: str, *, running: bool = False) -> Sequence[Asked]:
+        """Nothing starts a workflow any more; with `running` its open executions are paused, too.
+
+        Raises UnknownWorkflow.
+        """
+        return await self.controls.pause_workflow(workflow, running=running)
+
+    async def resume_workflow(self, workflow: str, *, running: bool = False) -> Sequence[Asked]:
+        """Lets a workflow be started again; with `running` its paused executions go on, too. Raises UnknownWorkflow."""
+        return await self.controls.resume_workflow(workflow, running=running)
 
     async def signal(self, execution_id: str, name: str, data: Any = None, signal_id: str | None = None) -> None:
         """Sends a signal to an execution, kept until a task waits for it; the same `signal_id` counts once."""
@@ -215,15 +383,25 @@ class Client:
                 self._coordinator_seen_at = loop.time()
                 return
 
+    async def _start(self, workflow: str, digest: str, input: Any, execution_id: str | None, how: "_How") -> str:
+        if execution_id is None:
+            return await self.operations.start(workflow, digest, input, priority=how.priority)
+        return await Runs(self.operations).start(workflow, digest, input, execution_id, how.if_exists, how.priority)
+
     async def _run(
-        self, workflow: str, digest: str, input: Any, execution_id: str | None, timeout_s: float | None
+        self, workflow: str, digest: str, input: Any, execution_id: str | None, timeout_s: float | None, how: "_How"
     ) -> ExecutionResult:
+        if execution_id is not None and how.if_exists is not IfExists.REJECT:
+            async with asyncio.timeout(timeout_s):
+                return await self._wait(await self._start(workflow, digest, input, execution_id, how), None)
         execution = execution_id or new_execution_id()
         async with self._naming_untaken(execution), asyncio.timeout(timeout_s):
-            return await self.operations.run(workflow, digest, input, execution, is_new=execution_id is None)
+            return await self.operations.run(
+                workflow, digest, input, execution, is_new=execution_id is None, priority=how.priority
+            )
 
-    async def _wait(self, execution_id: str, timeout_s: float | None) -> ExecutionResult:
-        async with self._naming_untaken(execution_id), asyncio.timeout(timeout_s):
+    async def _wait(self, execution_id: str, ends_at: float | None) -> ExecutionResult:
+        async with self._naming_untaken(execution_id), asyncio.timeout_at(ends_at):
             return result_of(await self.operations.wait(execution_id))
 
     @asynccontextmanager

@@ -1,6 +1,6 @@
 """A workflow as users write it: tasks, policies and triggers, and everything that can be done with it."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from infinity_matrix_actors.document import (
 )
 from infinity_matrix_actors.document_file import load_document
 from infinity_matrix_actors.errors import InvalidDefinition
+from infinity_matrix_actors.fact import Priority
+from infinity_matrix_coordinator.runs import IfExists
 from infinity_matrix_coordinator.views import (
     ExecutionMetrics,
     ExecutionResult,
@@ -176,17 +178,35 @@ class Workflow:
         async with opened() as client:
             await client.undeploy(self.name)
 
-    async def start(self, input: Any = None, execution_id: str | None = None) -> str:
+    async def start(
+        self,
+        input: Any = None,
+        execution_id: str | None = None,
+        *,
+        if_exists: str = IfExists.REJECT,
+        priority: str = Priority.NORMAL,
+    ) -> str:
         """Starts an execution and answers its id, as soon as that is a fact in the log.
 
-        Raises ExecutionExists when the id is taken by other content, NoCoordinator when none answers for 5 s.
+        `if_exists` says what to do when the id is there: `reject` (the same again is answered, other content refused),
+        `return` its last run, `cancel` that and start `<id>-r2`, `rerun_failed`. `priority`: high, normal or low.
+        Raises ExecutionExists when the id is taken by other content, WorkflowPaused, NoCoordinator when none answers
+        for 5 s.
         """
         definition = self.definition()
         async with opened() as client:
-            return await client.start_definition(definition, input, execution_id)
+            return await client.start_definition(
+                definition, input, execution_id, if_exists=if_exists, priority=priority
+            )
 
     async def execute(
-        self, input: Any = None, execution_id: str | None = None, *, timeout: float | None = None
+        self,
+        input: Any = None,
+        execution_id: str | None = None,
+        *,
+        timeout: float | None = None,
+        if_exists: str = IfExists.REJECT,
+        priority: str = Priority.NORMAL,
     ) -> ExecutionResult:
         """Starts an execution and waits for its result; a failed result is answered, not raised.
 
@@ -194,7 +214,9 @@ class Workflow:
         """
         definition = self.definition()
         async with opened(serves_agents=True) as client:
-            return await client.execute_definition(definition, input, execution_id, timeout=timeout)
+            return await client.execute_definition(
+                definition, input, execution_id, timeout=timeout, if_exists=if_exists, priority=priority
+            )
 
     async def wait(self, execution_id: str, timeout: float | None = None) -> ExecutionResult:
         """The result of an execution once it has ended; raises UnknownExecution, and TimeoutError after `timeout` s."""
@@ -206,10 +228,52 @@ class Workflow:
         async with opened() as client:
             return await client.get_status(execution_id)
 
-    async def cancel(self, execution_id: str, reason: str = "") -> None:
-        """Asks for the execution to be cancelled: running agents are told, then it ends. Raises UnknownExecution."""
+    async def cancel(self, execution_id: str, reason: str = "", grace: float | str | None = None) -> None:
+        """Asks for the execution to be cancelled: running agents are told, then it ends.
+
+        `grace` is how long they have, in seconds or as text; the workflow's own unless given. Raises UnknownExecution.
+        """
         async with opened() as client:
-            await client.cancel(execution_id, reason)
+            await client.cancel(execution_id, reason, grace)
+
+    async def pause(self, execution_id: str, reason: str = "") -> None:
+        """Holds the execution: what runs goes on, nothing more is begun. Raises UnknownExecution, WrongState."""
+        async with opened() as client:
+            await client.pause(execution_id, reason)
+
+    async def resume(self, execution_id: str, reason: str = "") -> None:
+        """Lets a paused execution go on. Raises UnknownExecution, WrongState."""
+        async with opened() as client:
+            await client.resume(execution_id, reason)
+
+    async def retry(self, execution_id: str, reason: str = "") -> None:
+        """Reopens an execution that failed or was cancelled: what did not complete runs again, the rest is kept.
+
+        Raises UnknownExecution, and WrongState for one that runs or completed.
+        """
+        async with opened() as client:
+            await client.retry(execution_id, reason)
+
+    async def compensate(self, execution_id: str, reason: str = "") -> None:
+        """Takes an incomplete compensation up again. Raises UnknownExecution, WrongState."""
+        async with opened() as client:
+            await client.compensate(execution_id, reason)
+
+    async def fork(
+        self,
+        execution_id: str,
+        from_task: str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        new_id: str | None = None,
+    ) -> str:
+        """Starts an execution that does `from_task` and all after it again; the other results are brought along.
+
+        It runs on the definition of the earlier one, whatever this object says. `changes` has `input`, `results` (by
+        task, in place of what they were) and `config` (keys by task). Answers the new id. Raises UnknownExecution,
+        UnknownTask, InvalidDefinition for changes that cannot be, WorkflowPaused, NoCoordinator.
+        """
+        async with opened() as client:
+            return await client.fork(execution_id, from_task, changes, new_id)
 
     async def signal(self, execution_id: str, name: str, data: Any = None) -> None:
         """Sends a signal to an execution: the result of the task that waits for it, now or later."""

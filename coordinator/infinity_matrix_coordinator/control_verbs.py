@@ -1,0 +1,137 @@
+"""The verbs of the API that control executions and workflows: the JSON of a request in, the JSON of its answer out."""
+
+from dataclasses import asdict
+from typing import Any
+
+from infinity_matrix_actors.fact import CommandKind, Priority
+
+from infinity_matrix_coordinator.choices import chosen
+from infinity_matrix_coordinator.controls import Asked, Controls
+from infinity_matrix_coordinator.forks import Forks
+from infinity_matrix_coordinator.listing import LISTED_STATES, Selection
+from infinity_matrix_coordinator.operations import Operations
+from infinity_matrix_coordinator.requests import (
+    BadRequest,
+    Verb,
+    flag,
+    limit,
+    optional_number,
+    optional_text,
+    text,
+)
+from infinity_matrix_coordinator.runs import IfExists, Runs
+
+#: Executions in an answer of `list`, unless the request says otherwise.
+LIST_LIMIT = 100
+
+
+class ControlVerbs:
+    """The verbs by name, on one installation."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._controls = Controls(operations)
+
+    def verbs(self) -> dict[str, Verb]:
+        """Each takes the object of a request, and raises InfinityMatrixError for one it refuses."""
+        return {
+            "start": self.start,
+            "list": self.list,
+            "cancel": self.cancel,
+            "pause": self.pause,
+            "resume": self.resume,
+            "retry": self.retry,
+            "compensate": self.compensate,
+            "bulk": self.bulk,
+            "fork": self.fork,
+            "runs": self.runs,
+            "pause-workflow": self.pause_workflow,
+            "resume-workflow": self.resume_workflow,
+        }
+
+    async def start(self, body: dict[str, Any]) -> Any:
+        workflow = text(body, "workflow")
+        execution = optional_text(body, "execution")
+        if_exists = chosen(IfExists, optional_text(body, "if_exists") or IfExists.REJECT, "if_exists")
+        priority = chosen(Priority, optional_text(body, "priority") or Priority.NORMAL, "priority")
+        digest = await self._operations.definition_to_start(workflow)
+        if execution is None:
+            return {"execution": await self._operations.start(workflow, digest, body.get("input"), priority=priority)}
+        runs = Runs(self._operations)
+        return {"execution": await runs.start(workflow, digest, body.get("input"), execution, if_exists, priority)}
+
+    async def list(self, body: dict[str, Any]) -> Any:
+        state = optional_text(body, "state")
+        if state is not None and state not in LISTED_STATES:
+            raise BadRequest(f"state must be one of {', '.join(LISTED_STATES)}")
+        selection = Selection(
+            optional_text(body, "workflow"),
+            state,
+            optional_number(body, "started_after"),
+            optional_number(body, "started_before"),
+            flag(body, "needs_attention"),
+            limit(body, LIST_LIMIT),
+        )
+        return [asdict(summary) for summary in await self._operations.select(selection)]
+
+    async def cancel(self, body: dict[str, Any]) -> Any:
+        execution = text(body, "execution")
+        await self._controls.cancel(execution, str(body.get("reason", "")), optional_number(body, "grace"))
+        return {"execution": execution}
+
+    async def pause(self, body: dict[str, Any]) -> Any:
+        return await self._ask(CommandKind.PAUSE, body)
+
+    async def resume(self, body: dict[str, Any]) -> Any:
+        return await self._ask(CommandKind.RESUME, body)
+
+    async def retry(self, body: dict[str, Any]) -> Any:
+        return await self._ask(CommandKind.RETRY, body)
+
+    async def compensate(self, body: dict[str, Any]) -> Any:
+        return await self._ask(CommandKind.COMPENSATE, body)
+
+    async def bulk(self, body: dict[str, Any]) -> Any:
+        asked = await self._controls.bulk(
+            text(body, "command"),
+            workflow=optional_text(body, "workflow"),
+            state=optional_text(body, "state"),
+            older_than_s=optional_number(body, "older_than"),
+            reason=str(body.get("reason", "")),
+            grace_s=optional_number(body, "grace"),
+            dry_run=flag(body, "dry_run"),
+        )
+        return _records(asked)
+
+    async def fork(self, body: dict[str, Any]) -> Any:
+        fork = Forks(self._operations).fork(
+            text(body, "execution"),
+            optional_text(body, "from_task"),
+            body.get("changes"),
+            optional_text(body, "new_id"),
+        )
+        return {"execution": await fork}
+
+    async def runs(self, body: dict[str, Any]) -> Any:
+        execution = text(body, "execution")
+        latest = await Runs(self._operations).latest(execution)
+        return {
+            "execution": execution,
+            "latest": latest.execution,
+            "forks": await Forks(self._operations).of(execution),
+        }
+
+    async def pause_workflow(self, body: dict[str, Any]) -> Any:
+        return _records(await self._controls.pause_workflow(text(body, "workflow"), running=flag(body, "running")))
+
+    async def resume_workflow(self, body: dict[str, Any]) -> Any:
+        return _records(await self._controls.resume_workflow(text(body, "workflow"), running=flag(body, "running")))
+
+    async def _ask(self, kind: CommandKind, body: dict[str, Any]) -> Any:
+        execution = text(body, "execution")
+        await self._controls.ask(kind, execution, str(body.get("reason", "")))
+        return {"execution": execution}
+
+
+def _records(asked: list[Asked]) -> Any:
+    return [asdict(each) for each in asked]

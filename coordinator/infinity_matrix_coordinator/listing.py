@@ -1,0 +1,147 @@
+"""The listing of executions: where each stands, from its start, its ends and the commands that change its state alone.
+
+Nothing is folded here: what only a fold can tell (an execution that undoes itself, or is stopping) is `running`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from infinity_matrix_actors.fact import Command, CommandKind, Finished, Started
+from infinity_matrix_actors.state import ExecutionState
+from infinity_matrix_bus.facts import decode_fact
+from infinity_matrix_bus.history import read_all
+from infinity_matrix_bus.log_reader import Entry
+from infinity_matrix_bus.session import Session
+from infinity_matrix_bus.subjects import Subjects
+
+#: Of a tick that a schedule passed over.
+SKIPPED = "skipped"
+INCOMPLETE = "incomplete"
+#: What a listing can say of an execution.
+LISTED_STATES = (
+    str(ExecutionState.RUNNING),
+    str(ExecutionState.PAUSED),
+    str(ExecutionState.COMPLETED),
+    str(ExecutionState.FAILED),
+    str(ExecutionState.CANCELLED),
+    SKIPPED,
+)
+OPEN_STATES = frozenset({str(ExecutionState.RUNNING), str(ExecutionState.PAUSED)})
+_COMMANDS = (CommandKind.PAUSE, CommandKind.RESUME, CommandKind.RETRY, CommandKind.COMPENSATE)
+_UNSUCCESSFUL = frozenset({str(ExecutionState.FAILED), str(ExecutionState.CANCELLED)})
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSummary:
+    """A line of a listing. Times are seconds since the epoch."""
+
+    execution_id: str
+    workflow: str
+    #: One of `LISTED_STATES`.
+    state: str
+    started_at: float
+    finished_at: float | None
+    #: The hash of the definition it runs on.
+    definition: str = ""
+    #: `complete` or `incomplete` where there was something to undo at its last end.
+    compensation: str | None = None
+    priority: str = "normal"
+    #: What started it: a trigger, a schedule, a parent, a fork (`fork`), an earlier run (`rerun_of`); or empty.
+    cause: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in OPEN_STATES
+
+    @property
+    def needs_attention(self) -> bool:
+        """Something of it could not be undone, and nobody has taken that up."""
+        return not self.is_open and self.compensation == INCOMPLETE
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which executions are meant; what is None, or False, leaves none out. Times are seconds since the epoch."""
+
+    workflow: str | None = None
+    state: str | None = None
+    started_after: float | None = None
+    started_before: float | None = None
+    needs_attention: bool = False
+    #: At most so many, the newest.
+    limit: int | None = None
+
+    def admits(self, summary: ExecutionSummary) -> bool:
+        return (
+            (self.workflow is None or summary.workflow == self.workflow)
+            and (self.state is None or summary.state == self.state)
+            and (self.started_after is None or summary.started_at >= self.started_after)
+            and (self.started_before is None or summary.started_at < self.started_before)
+            and (not self.needs_attention or summary.needs_attention)
+        )
+
+    def select(self, summaries: Iterable[ExecutionSummary]) -> list[ExecutionSummary]:
+        """Those that are meant, newest first."""
+        found = [summary for summary in summaries if self.admits(summary)]
+        found.sort(key=lambda summary: summary.started_at, reverse=True)
+        return found[: self.limit]
+
+
+async def list_shard(session: Session, subjects: Subjects, shard: int) -> list[ExecutionSummary]:
+    """All executions of a shard; raises SessionLost, StorageUnavailable, JetStreamError."""
+    filters = (
+        subjects.all_started(shard),
+        subjects.all_finished(shard),
+        *(subjects.all_commands(shard, str(kind)) for kind in _COMMANDS),
+    )
+    return summarize(subjects, await read_all(session, subjects.facts_stream(shard), filters))
+
+
+def summarize(subjects: Subjects, entries: Iterable[Entry]) -> list[ExecutionSummary]:
+    """The executions whose facts these are, in the order they were started."""
+    found: dict[str, ExecutionSummary] = {}
+    for entry in entries:
+        subject = subjects.parse_fact(entry.subject)
+        fact = decode_fact(subject, entry.data, entry.at) if subject is not None else None
+        if isinstance(fact, Started):
+            found[fact.execution] = _begun(fact)
+        elif fact is not None and fact.execution in found:
+            seen = found[fact.execution]
+            if isinstance(fact, Finished):
+                found[fact.execution] = replace(
+                    seen, state=fact.state, finished_at=fact.at, compensation=fact.compensation
+                )
+            elif isinstance(fact, Command):
+                found[fact.execution] = _commanded(seen, fact.kind)
+    return list(found.values())
+
+
+def _begun(fact: Started) -> ExecutionSummary:
+    state = SKIPPED if fact.skipped else str(ExecutionState.RUNNING)
+    return ExecutionSummary(
+        fact.execution,
+        fact.workflow,
+        state,
+        fact.at,
+        fact.at if fact.skipped else None,
+        fact.definition,
+        None,
+        str(fact.priority),
+        fact.cause,
+    )
+
+
+def _commanded(seen: ExecutionSummary, kind: CommandKind) -> ExecutionSummary:
+    """What a command makes of an execution in this state; one that does not fit changes nothing, as in the core."""
+    match kind:
+        case CommandKind.PAUSE if seen.state == ExecutionState.RUNNING:
+            return replace(seen, state=str(ExecutionState.PAUSED))
+        case CommandKind.RESUME if seen.state == ExecutionState.PAUSED:
+            return replace(seen, state=str(ExecutionState.RUNNING))
+        case CommandKind.RETRY if seen.state in _UNSUCCESSFUL:
+            return replace(seen, state=str(ExecutionState.RUNNING), finished_at=None)
+        case CommandKind.COMPENSATE if seen.needs_attention:
+            return replace(seen, state=str(ExecutionState.RUNNING), finished_at=None)
+        case _:
+            return seen
