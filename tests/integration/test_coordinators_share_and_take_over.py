@@ -5,7 +5,7 @@ import random
 import time
 
 from harness import Process, World, all_finished, say, seeded, started
-from history import History
+from history import History, history_of, verify
 from infinity_matrix.workflow import Task, Workflow
 
 KILLS = 10
@@ -29,9 +29,9 @@ def five_tasks(name: str, seconds: float) -> Workflow:
 
 
 async def assert_clean(world: World, count: int) -> History:
-    history = await History.read(world.server.connect_url, world.journal)
+    history = await history_of(world.server.connect_url, world.journal)
     assert len(history.facts) == count
-    assert history.violations() == []
+    assert verify(history) == []
     assert history.garbage == 0
     say(f"{len(history.begun)} beginnings, {history.repeated()} repeated before their outcome")
     return history

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from harness import World, all_finished, consumer_is_there, set_ack_wait, started, until
-from history import History, lines_of
+from history import history_of, lines_of, verify
 from infinity_matrix.workflow import Task, Workflow
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
@@ -180,25 +180,39 @@ async def test_an_agent_that_slept_runs_nothing_that_others_did_meanwhile(world:
             return info.num_ack_pending == 0 and info.num_pending == 0
 
         await until(is_all_acked, 10.0, "the sleeper looking at what it was given")
-    history = await History.read(world.server.connect_url, world.journal)
-    assert history.violations() == []
+    history = await history_of(world.server.connect_url, world.journal)
+    assert verify(history) == []
     assert {line.process for line in history.begun if line.execution != "makes-the-consumer"} == {waker.pid}
 
 
 async def test_work_that_kills_its_agents_is_poison(world: World) -> None:
     await world.coordinator()
     async with world.client() as client, connected(world.server.connect_url) as nats:
-        execution = await Workflow("poison", tasks=[Task("only", "worker")]).start()
+        workflow = Workflow("poison", tasks=[Task("only", "worker", config={"dies": True})])
+        execution = await workflow.start()
+        await set_ack_wait(nats, "worker", 0.5)
+        for _ in range(5):
+            agent = await world.agent("worker")
+            await agent.ended(10.0)
+        await world.agent("worker")
+        result = await client.wait(execution, 10.0)
+        assert result.error is not None
+        assert (result.error["type"], "begun again 4 times" in result.error["message"]) == ("poison", True)
+    assert [line.event for line in lines_of(world.journal)] == ["began"] * 5
+
+
+async def test_work_that_was_handed_back_again_and_again_is_no_poison(world: World) -> None:
+    await world.coordinator()
+    async with world.client() as client, connected(world.server.connect_url) as nats:
+        execution = await Workflow("restarts", tasks=[Task("only", "worker")]).start()
         await consumer_is_there(nats, "worker")
-        for delivery in range(1, 6):
+        for delivery in range(1, 10):
             message = await one_work(nats.jetstream(), "worker")
             assert message.metadata.num_delivered == delivery
             await message.nak()
         await world.agent("worker")
-        result = await client.wait(execution, 10.0)
-        assert result.error is not None
-        assert result.error["type"] == "poison"
-    assert lines_of(world.journal) == []
+        assert (await client.wait(execution, 10.0)).status == "completed"
+    assert [line.event for line in lines_of(world.journal)] == ["began", "ended"]
 
 
 async def test_an_agent_that_asks_is_told_what_is_settled(world: World) -> None:

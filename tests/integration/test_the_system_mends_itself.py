@@ -5,7 +5,7 @@ import json
 
 import pytest
 from harness import World, all_finished, consumer_is_there, say, seeded, started, until
-from history import History
+from history import History, history_of, verify
 from infinity_matrix import StorageUnavailable
 from infinity_matrix.workflow import Task, Workflow
 from infinity_matrix_bus.api import JetStreamApi
@@ -28,8 +28,8 @@ async def session_of(world: World) -> Session:
 
 
 async def clean_history(world: World) -> History:
-    history = await History.read(world.server.connect_url, world.journal)
-    assert history.violations() == []
+    history = await history_of(world.server.connect_url, world.journal)
+    assert verify(history) == []
     return history
 
 

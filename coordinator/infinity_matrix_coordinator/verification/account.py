@@ -27,6 +27,7 @@ from infinity_matrix_actors.fact import (
 from infinity_matrix_actors.graph import topological_order
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.retry import delay_s
+from infinity_matrix_bus.artifacts import is_reference
 
 from infinity_matrix_coordinator.verification.history import Entry
 
@@ -85,10 +86,20 @@ def is_understood(definition: WorkflowDefinition, facts: Sequence[Entry]) -> boo
     return (
         # Which of several gets a signal is for the actor to say.
         len(waited_for) == len(set(waited_for))
+        and not asks_artifacts(definition, facts)
         and not _sets_others(definition, _KNOWN_WORKFLOW_FIELDS)
         and not any(_sets_others(task, _KNOWN_FIELDS) for task in tasks)
         and all(_is_known(fact) for _, fact in facts)
     )
+
+
+def asks_artifacts(definition: WorkflowDefinition, facts: Sequence[Entry]) -> bool:
+    """Whether a condition may look into a value of which only a reference is in the log."""
+    if not any(task.condition for task in definition.tasks):
+        return False
+    values = [fact.result for _, fact in facts if isinstance(fact, Outcome)]
+    values += [fact.input for _, fact in facts if isinstance(fact, Started)]
+    return any(is_reference(one) for value in values for one in (value if isinstance(value, list) else [value]))
 
 
 def _sets_others(definition: WorkflowDefinition | TaskDefinition, known: frozenset[str]) -> bool:

@@ -4,7 +4,7 @@ from infinity_matrix_actors.errors import InvalidDefinition
 from infinity_matrix_actors.plan import Plan
 
 from infinity_matrix_coordinator.verification import end_rules, graph_rules, journal_rules, log_rules, saga_rules
-from infinity_matrix_coordinator.verification.account import Account, is_understood
+from infinity_matrix_coordinator.verification.account import Account, asks_artifacts, is_understood
 from infinity_matrix_coordinator.verification.history import Entry, History, Violation
 
 
@@ -21,7 +21,10 @@ def verify(history: History) -> list[Violation]:
         found += broken
         if account is not None and not broken:
             accounts[execution] = account
-    found += log_rules.check_causes(history)
+    starts = {execution: history.started(execution) for execution in history.facts}
+    found += log_rules.check_causes(
+        {execution: started for execution, started in starts.items() if started is not None}
+    )
     found += journal_rules.check_agents_journal(history)
     found += journal_rules.check_clients_journal(history, accounts)
     found += journal_rules.check_leftovers(history)
@@ -57,7 +60,8 @@ def _of_execution(
         found += saga_rules.check_saga(account)
         if not found:
             found += end_rules.check_end(account)
-    if all(violation.invariant in ("I1", "I2") for violation in found):
+    is_foldable = not asks_artifacts(plan.definition, facts)
+    if is_foldable and all(violation.invariant in ("I1", "I2") for violation in found):
         found += end_rules.check_fold(facts, plan, account)
     return account, found
 

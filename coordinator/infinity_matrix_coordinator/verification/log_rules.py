@@ -73,12 +73,11 @@ def check_agents(execution: str, facts: Sequence[Entry], definition: WorkflowDef
             yield Violation("I13", execution, f"the task is {task.agent}'s; {_by(fact)}", fact.task, sequence)
 
 
-def check_causes(history: History) -> Iterator[Violation]:
+def check_causes(starts: Mapping[str, Started]) -> Iterator[Violation]:
     """I10: no two executions have the same tick of a schedule, or the same event, as their cause."""
     seen: dict[tuple[str, ...], str] = {}
-    for execution in sorted(history.facts):
-        started = history.started(execution)
-        cause = cause_of(started) if started is not None else None
+    for execution in sorted(starts):
+        cause = cause_of(starts[execution])
         if cause is None:
             continue
         other = seen.setdefault(cause, execution)
