@@ -188,7 +188,7 @@ async def test_an_agent_that_slept_runs_nothing_that_others_did_meanwhile(world:
 async def test_work_that_kills_its_agents_is_poison(world: World) -> None:
     await world.coordinator()
     async with world.client() as client, connected(world.server.connect_url) as nats:
-        workflow = Workflow("poison", tasks=[Task("only", "worker", config={"dies": True})])
+        workflow = Workflow("poison", tasks=[Task("only", "worker", config={"seconds": 0.5, "dies": True})])
         execution = await workflow.start()
         await set_ack_wait(nats, "worker", 0.5)
         for _ in range(5):
