@@ -196,3 +196,11 @@ class UnknownTask(InfinityMatrixError):
     def __init__(self, workflow: str, task: str, known: str) -> None:
         self.task = task
         super().__init__(f"the workflow {workflow!r} has no task {task!r} for this; it has: {known or 'none'}")
+
+
+class UnknownSchedule(InfinityMatrixError):
+    """Raised when there is no schedule of that name. Check the name (`imx schedule ls`), or create it."""
+
+    def __init__(self, schedule: str) -> None:
+        self.schedule = schedule
+        super().__init__(f"there is no schedule {schedule!r}")

@@ -131,6 +131,11 @@ def claim(schedule: Schedule, state: ScheduleState, now: float) -> ScheduleState
     return replace(state, next_at=next_at, waiting=(*state.waiting, *claimed))
 
 
+def may_settle(state: ScheduleState) -> bool:
+    """Whether there is a tick that may be decided: a pause holds those that came by themselves."""
+    return any(not state.is_paused or tick.kind is not TickKind.SCHEDULED for tick in state.waiting)
+
+
 def decide(schedule: Schedule, state: ScheduleState, tick: Tick, is_open: bool) -> Action:
     """What to do with a waiting tick; `is_open`: an earlier execution of the schedule has not ended."""
     if tick.kind is TickKind.SCHEDULED:

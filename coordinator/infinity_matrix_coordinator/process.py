@@ -23,6 +23,7 @@ from infinity_matrix_bus.subjects import Subjects
 from infinity_matrix_coordinator.marks import Marks
 from infinity_matrix_coordinator.members import HEARTBEAT_S, Membership, shards_of
 from infinity_matrix_coordinator.operations import Operations
+from infinity_matrix_coordinator.schedules import Schedules
 from infinity_matrix_coordinator.service import ApiService
 from infinity_matrix_coordinator.shard import SWEEP_INTERVAL_S, Shard
 from infinity_matrix_coordinator.triggers import Triggers
@@ -66,6 +67,7 @@ class Coordinator:
         self._interruption = ""
         self._membership: Membership | None = None
         self._members: set[str] = {self.instance}
+        self._schedules: Schedules | None = None
 
     async def start(self, timeout_s: float = 30.0) -> "Coordinator":
         """Connects, installs what is missing and takes its shards; raises Unreachable, StorageUnavailable."""
@@ -110,6 +112,11 @@ class Coordinator:
         return sum(len(shard.mailbox.executions) + len(shard.mailbox.parked) for shard in self.shards.values())
 
     @property
+    def armed_schedules(self) -> int:
+        """Schedules of the installation with something to come."""
+        return 0 if self._schedules is None else self._schedules.armed
+
+    @property
     def is_live(self) -> bool:
         return bool(self.shards) and all(shard.is_live for shard in self.shards.values())
 
@@ -147,8 +154,16 @@ class Coordinator:
         triggers = Triggers(
             session, subjects, installation.shards, self._outbox, lambda digest: self._load_plan(session, digest)
         )
+        self._schedules = Schedules(
+            session,
+            subjects,
+            installation.shards,
+            self.instance,
+            lambda: {self.instance} if self._owns_all else self._members,
+        )
         others = [
             asyncio.create_task(triggers.run(), name="triggers"),
+            asyncio.create_task(self._schedules.run(), name="schedules"),
             asyncio.create_task(self._mark_often(session, subjects), name="marks"),
         ]
         try:

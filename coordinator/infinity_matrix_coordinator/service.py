@@ -26,6 +26,7 @@ from infinity_matrix_coordinator.begun_again import begun_again
 from infinity_matrix_coordinator.control_verbs import ControlVerbs
 from infinity_matrix_coordinator.operations import Operations
 from infinity_matrix_coordinator.requests import BadRequest, Verb, text
+from infinity_matrix_coordinator.schedule_verbs import ScheduleVerbs
 from infinity_matrix_coordinator.views import status_of
 
 SERVICE_NAME = "im-api"
@@ -55,6 +56,7 @@ class ApiService:
             "signal": self._signal,
             "history": self._history,
             **ControlVerbs(operations).verbs(),
+            **ScheduleVerbs(operations).verbs(),
         }
 
     async def open(self) -> "ApiService":
@@ -68,7 +70,10 @@ class ApiService:
         self._service = await nats.micro.add_service(self._session.client, config)
         for verb in self._verbs:
             await self._service.add_endpoint(
-                EndpointConfig(name=verb, subject=self._subjects.api(verb), handler=self._handler(verb))
+                # The name of an endpoint has no dots.
+                EndpointConfig(
+                    name=verb.replace(".", "-"), subject=self._subjects.api(verb), handler=self._handler(verb)
+                )
             )
         self._session._flush()
         return self

@@ -1,0 +1,353 @@
+"""Schedules: executions that begin by themselves, with no leader and no lock.
+
+A due time is claimed by compare-and-set before it may start anything; its execution's id follows from (schedule, due
+time), so that whoever starts it, and however often, the log keeps one. A tick that is passed over takes its place in
+the log too, as `started` with `"skipped": true`: a coordinator that lags cannot fire it later. Each schedule has a
+coordinator that goes first; the others help when that one does nothing for a while.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+from zlib import crc32
+
+from infinity_matrix_actors.errors import InfinityMatrixError, StorageUnavailable, UnknownWorkflow
+from infinity_matrix_actors.fact import CommandKind, Started
+from infinity_matrix_actors.schedule import Schedule
+from infinity_matrix_actors.schedule_state import (
+    Action,
+    ScheduleState,
+    Tick,
+    TickKind,
+    claim,
+    claim_at,
+    decide,
+    may_settle,
+    missed_until,
+    settle,
+    without_ended,
+)
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.codec import Undecodable, decode_record, rfc3339
+from infinity_matrix_bus.definitions import DefinitionStore
+from infinity_matrix_bus.facts import command_payload, started_payload
+from infinity_matrix_bus.gathered_reads import GatheredReads
+from infinity_matrix_bus.log import get_logger
+from infinity_matrix_bus.publisher import Fate, read_ack
+from infinity_matrix_bus.schedules import ScheduleStore, StoredSchedule
+from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
+from infinity_matrix_bus.subjects import Subjects, shard_of
+
+from infinity_matrix_coordinator.clock import StreamClock
+from infinity_matrix_coordinator.members import owner_of
+
+#: How long a schedule's own coordinator has before the others do its work.
+HELP_AFTER_S = 2.0
+#: Between two looks at the executions a tick waits for.
+BLOCKED_LOOK_S = 1.0
+FAILURE_DELAY_S = 1.0
+#: Changes are heard of at once; what was not heard of is seen after this.
+READ_ALL_S = 30.0
+#: Schedules worked on at a time.
+ADVANCING_MAX = 32
+WRITE_TIMEOUT_S = 5.0
+log = get_logger("infinity_matrix.coordinator")
+
+
+def execution_of(subjects: Subjects, schedule: str, tick: Tick) -> str:
+    """The id of a tick's execution; only who has the secret can know it."""
+    request = (tick.request,) if tick.request else ()
+    return subjects.derived_id("schedule", schedule, rfc3339(tick.due_at), *request)
+
+
+def cause_of(schedule: str, tick: Tick) -> dict[str, Any]:
+    """What stands as the cause in the `started` fact of a tick."""
+    return {"schedule": schedule, "due": rfc3339(tick.due_at), "by": str(tick.kind)}
+
+
+async def write_tick(
+    session: Session, subjects: Subjects, shards: int, schedule: Schedule, tick: Tick, definition: str, *, skips: bool
+) -> bool:
+    """Gives a tick its place in the log, as started or as skipped; answers whether that has it as skipped.
+
+    Raises StorageUnavailable, PayloadTooLarge. Nothing is tried again here: what is published later was decided anew.
+    """
+    execution = execution_of(subjects, schedule.name, tick)
+    shard = shard_of(execution, shards)
+    subject = subjects.started(shard, execution)
+    input = schedule.input
+    if input is None:
+        input = {"schedule": schedule.name, "due": rfc3339(tick.due_at)}
+    cause = cause_of(schedule.name, tick)
+    fact = Started(execution, 0.0, schedule.workflow, definition, None if skips else input, cause, skipped=skips)
+    if await _publish(session, subject, started_payload(fact)) is Fate.STORED:
+        return skips
+    stored = await JetStreamApi(session).last_message(subjects.facts_stream(shard), subject)
+    if stored is None:
+        raise StorageUnavailable(f"{subject} is taken and cannot be read")
+    try:
+        return decode_record(stored.data).get("skipped") is True
+    except Undecodable as error:
+        raise StorageUnavailable(f"{subject} cannot be read: {error}") from error
+
+
+async def open_executions(
+    session: Session, reads: GatheredReads, subjects: Subjects, shards: int, executions: Iterable[str]
+) -> set[str]:
+    """Those of `executions` that the log has and that have not ended."""
+
+    async def is_open(execution: str) -> bool:
+        shard = shard_of(execution, shards)
+        stream = subjects.facts_stream(shard)
+        if await reads.read(stream, subjects.finished_of(shard, execution)) != []:
+            return False
+        # By a leader read: a follower may not have a start that another coordinator made a moment ago.
+        return await JetStreamApi(session).last_message(stream, subjects.started(shard, execution)) is not None
+
+    wanted = list(executions)
+    return {name for name, found in zip(wanted, await asyncio.gather(*map(is_open, wanted)), strict=True) if found}
+
+
+async def _publish(session: Session, subject: str, payload: bytes) -> Fate:
+    """Publishes a fact; answers whether it was stored or was there already."""
+    try:
+        ack = read_ack(await session.request(subject, payload, WRITE_TIMEOUT_S), None)
+    except (NoResponders, RequestTimeout, SessionLost) as error:
+        raise StorageUnavailable(f"{subject} was not confirmed: {error}") from error
+    if ack.fate not in (Fate.STORED, Fate.TAKEN):
+        raise StorageUnavailable(f"{subject} was not written: {ack.reason}")
+    return ack.fate
+
+
+class Schedules:
+    """All schedules, on one session. `members` answers the live coordinators, this one among them."""
+
+    def __init__(
+        self, session: Session, subjects: Subjects, shards: int, instance: str, members: Callable[[], set[str]]
+    ) -> None:
+        self._session = session
+        self._subjects = subjects
+        self._shards = shards
+        self._instance = instance
+        self._members = members
+        self._store = ScheduleStore(session, subjects)
+        self._definitions = DefinitionStore(session, subjects)
+        self._reads = GatheredReads(session)
+        self._loop = asyncio.get_running_loop()
+        self.clock = StreamClock()
+        self._known: dict[str, StoredSchedule] = {}
+        #: By the loop's clock: when a schedule is next looked at, should there be something to do for it.
+        self._not_before: dict[str, float] = {}
+        self._heard: set[str] = set()
+        self._awake = asyncio.Event()
+        self._read_all_at = 0.0
+        self._advancing: dict[str, asyncio.Task[None]] = {}
+        self._room = asyncio.Semaphore(ADVANCING_MAX)
+        self._owned: tuple[set[str], dict[str, bool]] = (set(), {})
+
+    @property
+    def armed(self) -> int:
+        """Schedules with something to come."""
+        return sum(
+            bool(stored.state.waiting) or (stored.state.next_at is not None and not stored.state.is_paused)
+            for stored in self._known.values()
+        )
+
+    async def run(self) -> None:
+        """Fires schedules until the session is lost."""
+        self._session.when_lost(self._awake.set)
+        watching = await self._store.watch(self._hear)
+        try:
+            while not self._session.is_lost:
+                self._awake.clear()
+                try:
+                    await self._read_changed()
+                except InfinityMatrixError as error:
+                    log.info("schedules_not_read", reason=str(error))
+                    self._read_all_at = self._loop.time() + FAILURE_DELAY_S
+                await self._sleep(self._begin_due())
+        finally:
+            self._session.not_when_lost(self._awake.set)
+            tasks = list(self._advancing.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._reads.close()
+            await watching.close()
+
+    # What there is.
+
+    def _hear(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+        self._heard.add(self._store.name_of(subject))
+        self._awake.set()
+
+    async def _read_changed(self) -> None:
+        heard, self._heard = self._heard, set()
+        if self._loop.time() < self._read_all_at:
+            try:
+                for name in heard:
+                    self._remember(name, await self._store.read(name))
+            except InfinityMatrixError:
+                self._heard |= heard
+                raise
+            return
+        self.clock.learn(await self._store.now())
+        found = {stored.schedule.name: stored for stored in await self._store.all()}
+        for name in self._known.keys() - found.keys():
+            self._remember(name, None)
+        for name, stored in found.items():
+            self._remember(name, stored)
+        self._read_all_at = self._loop.time() + READ_ALL_S
+
+    def _remember(self, name: str, stored: StoredSchedule | None) -> None:
+        known = self._known.get(name)
+        if stored is None:
+            self._known.pop(name, None)
+            self._not_before.pop(name, None)
+        elif known is None or stored.revision > known.revision:
+            self._known[name] = stored
+            self._not_before[name] = self._loop.time() + self._patience_s(name)
+
+    def _patience_s(self, name: str) -> float:
+        """None where this coordinator goes first."""
+        members = self._members()
+        if members != self._owned[0]:
+            self._owned = (set(members), {})
+        owned = self._owned[1]
+        if name not in owned:
+            owned[name] = owner_of(crc32(name.encode()), members) == self._instance
+        return 0.0 if owned[name] else HELP_AFTER_S
+
+    # When there is something to do.
+
+    def _begin_due(self) -> float:
+        """Begins the work on every schedule that is due; answers when the next one is, by the loop's clock."""
+        now = self._loop.time()
+        stream_now = self.clock.now()
+        next_at = self._read_all_at
+        for name, stored in self._known.items():
+            if name in self._advancing:
+                continue
+            at = self._due_at(name, stored, now - stream_now)
+            if at <= now:
+                task = asyncio.create_task(self._advance(name), name=f"schedule-{name}")
+                self._advancing[name] = task
+                task.add_done_callback(lambda task, name=name: self._advanced(name))  # type: ignore[misc]
+            else:
+                next_at = min(next_at, at)
+        return next_at
+
+    def _due_at(self, name: str, stored: StoredSchedule, offset_s: float) -> float:
+        not_before = self._not_before[name]
+        if may_settle(stored.state):
+            return not_before
+        at = claim_at(stored.schedule, stored.state)
+        return float("inf") if at is None else max(not_before, at + offset_s + self._patience_s(name))
+
+    async def _sleep(self, until: float) -> None:
+        try:
+            await asyncio.wait_for(self._awake.wait(), max(0.0, until - self._loop.time()))
+        except TimeoutError:
+            return
+
+    def _advanced(self, name: str) -> None:
+        self._advancing.pop(name, None)
+        self._awake.set()
+
+    # What is done.
+
+    async def _advance(self, name: str) -> None:
+        """Claims what is due of a schedule, and settles what waits."""
+        delay_s = BLOCKED_LOOK_S
+        try:
+            async with self._room:
+                stored = await self._store.read(name)
+                self._remember(name, stored)
+                if stored is not None:
+                    await self._work_on(stored)
+        except InfinityMatrixError as error:
+            log.warning("schedule_postponed", schedule=name, reason=str(error))
+            delay_s = FAILURE_DELAY_S
+        except Exception:
+            # One schedule's fault must not stop the others.
+            log.exception("schedule_failed", schedule=name)
+            delay_s = READ_ALL_S
+        if name in self._known:
+            self._not_before[name] = self._loop.time() + delay_s + self._patience_s(name)
+
+    async def _work_on(self, stored: StoredSchedule) -> None:
+        schedule, now = stored.schedule, self.clock.now()
+        missed = missed_until(schedule, stored.state, now)
+        claimed = claim(schedule, stored.state, now)
+        if claimed is not None:
+            if missed is not None:
+                log.warning("schedule_missed", schedule=schedule.name, until=rfc3339(missed))
+            written = await self._store.write(replace(stored, state=claimed))
+            if written is None:
+                # Another was quicker, and goes on.
+                return
+            stored = written
+            self._remember(schedule.name, stored)
+        settled = await self._settled(schedule, stored.state)
+        if settled != stored.state:
+            written = await self._store.write(replace(stored, state=settled))
+            if written is not None:
+                self._remember(schedule.name, written)
+
+    async def _settled(self, schedule: Schedule, state: ScheduleState) -> ScheduleState:
+        """The state once each waiting tick that can be decided now has its place in the log."""
+        if not state.waiting:
+            return state
+        still_open = await self._open(state.running)
+        state = without_ended(state, set(state.running) - still_open)
+        definition = await self._definition(schedule)
+        for tick in state.waiting:
+            action = Action.SKIP if definition is None else decide(schedule, state, tick, bool(still_open))
+            if action is Action.WAIT:
+                continue
+            if action in (Action.CANCEL, Action.TERMINATE):
+                await self._stop(schedule, tick, still_open, terminates=action is Action.TERMINATE)
+                continue
+            is_skipped = await write_tick(
+                self._session,
+                self._subjects,
+                self._shards,
+                schedule,
+                tick,
+                definition or "",
+                skips=action is Action.SKIP,
+            )
+            execution = None if is_skipped else execution_of(self._subjects, schedule.name, tick)
+            state = settle(schedule, state, tick, execution)
+            log.info("schedule_fired", schedule=schedule.name, due=rfc3339(tick.due_at), execution=execution)
+            if execution is not None:
+                # It may be one that was started, and has ended, before its starter could say so.
+                still_open |= await self._open([execution])
+        return state
+
+    async def _open(self, executions: Iterable[str]) -> set[str]:
+        return await open_executions(self._session, self._reads, self._subjects, self._shards, executions)
+
+    async def _definition(self, schedule: Schedule) -> str | None:
+        """The hash of what is started; None while the workflow is paused. Raises UnknownWorkflow."""
+        deployment = await self._definitions.deployment(schedule.workflow)
+        if deployment is not None and deployment.is_paused:
+            return None
+        if schedule.definition is not None:
+            return schedule.definition
+        if deployment is None:
+            raise UnknownWorkflow(schedule.workflow)
+        return deployment.definition
+
+    async def _stop(self, schedule: Schedule, tick: Tick, executions: set[str], *, terminates: bool) -> None:
+        """Asks open executions to end; the same for everyone who asks on behalf of this tick."""
+        reason = f"the schedule {schedule.name} is due again"
+        payload = command_payload(CommandKind.CANCEL, reason, 0.0 if terminates else None)
+        kind = "schedule" if tick.kind is TickKind.SCHEDULED else f"schedule-{tick.kind}"
+        for execution in executions:
+            shard = shard_of(execution, self._shards)
+            id = f"{kind}-{int(tick.due_at)}"
+            await _publish(
+                self._session, self._subjects.command(shard, execution, str(CommandKind.CANCEL), id), payload
+            )
