@@ -204,3 +204,11 @@ class UnknownSchedule(InfinityMatrixError):
     def __init__(self, schedule: str) -> None:
         self.schedule = schedule
         super().__init__(f"there is no schedule {schedule!r}")
+
+
+class UnknownAgent(InfinityMatrixError):
+    """Raised when no workflow names an agent and none of its name ever ran. Check the name, or deploy first."""
+
+    def __init__(self, agent: str) -> None:
+        self.agent = agent
+        super().__init__(f"there is no agent {agent!r}: no workflow here names it (`imx agents` lists them)")

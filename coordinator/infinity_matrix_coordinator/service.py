@@ -22,6 +22,7 @@ from nats.errors import Error as NatsError
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
+from infinity_matrix_coordinator.agent_verbs import AgentVerbs
 from infinity_matrix_coordinator.begun_again import begun_again
 from infinity_matrix_coordinator.control_verbs import ControlVerbs
 from infinity_matrix_coordinator.operations import Operations
@@ -55,6 +56,7 @@ class ApiService:
             "status": self._status,
             "signal": self._signal,
             "history": self._history,
+            **AgentVerbs(operations).verbs(),
             **ControlVerbs(operations).verbs(),
             **ScheduleVerbs(operations).verbs(),
         }
