@@ -6,6 +6,7 @@ from typing import Any
 
 from infinity_matrix_actors.errors import PayloadNotEncodable, PayloadTooLarge
 from infinity_matrix_actors.fact import ErrorType, TaskError
+from infinity_matrix_bus.artifacts import OFFLOAD_BYTES
 from infinity_matrix_bus.codec import encode, rfc3339
 from infinity_matrix_bus.facts import failed_payload
 
@@ -16,15 +17,17 @@ HOST = socket.gethostname().split(".")[0]
 
 
 def completed(result: Any, started_at: float, instance: str) -> bytes:
-    """The payload of a result; that of a failure when it cannot be sent."""
+    """The payload of a result; that of a failure when it has no JSON. Raises PayloadTooLarge above 256 KiB."""
     record = {"started_at": rfc3339(started_at), "instance": instance, "result": result}
     try:
-        return encode(record, "the result")
+        return encode(record, "the result", OFFLOAD_BYTES)
     except PayloadNotEncodable as error:
         failure = TaskError(ErrorType.RESULT_NOT_ENCODABLE, str(error)[:MESSAGE_TEXT_MAX], retryable=False)
-    except PayloadTooLarge as error:
-        failure = TaskError(ErrorType.PAYLOAD_TOO_LARGE, str(error), retryable=False)
     return failed_payload(failure, started_at, instance)
+
+
+def too_large(error: PayloadTooLarge, started_at: float, instance: str) -> bytes:
+    return failed_payload(TaskError(ErrorType.PAYLOAD_TOO_LARGE, str(error), retryable=False), started_at, instance)
 
 
 def failed(error: BaseException, started_at: float, instance: str) -> bytes:

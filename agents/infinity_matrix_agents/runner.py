@@ -31,6 +31,7 @@ from infinity_matrix_agents.begins import Begins
 from infinity_matrix_agents.cancels import Cancels
 from infinity_matrix_agents.delivery import Delivery, UnreadableWork
 from infinity_matrix_agents.doubt import Doubt
+from infinity_matrix_agents.payloads import Payloads
 from infinity_matrix_agents.rate import TokenBucket
 from infinity_matrix_agents.reports import Reports
 from infinity_matrix_agents.stream_time import StreamTime
@@ -73,6 +74,7 @@ class AgentRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._time = StreamTime()
         self._doubt = Doubt(connection, self._subjects, self._time)
+        self._payloads = Payloads(connection, self._subjects)
         self._cancels = Cancels(
             self._subjects, self._time, self._held, self._drop, agent.is_async, not agent.keeps_grace
         )
@@ -313,9 +315,11 @@ class AgentRunner:
             if delivery.is_cancelled:
                 payload = outcomes.cancelled(work.cancel_reason, None, self.instance)
             else:
+                await self._payloads.resolve(work)
                 result = await (function(work) if self.agent.is_async else self._in_thread(work))
-                payload = outcomes.completed(result, started_at, self.instance)
-                delivery.is_completed = True
+                # It is done: a cancel that comes while a large result is stored comes too late.
+                delivery.is_completed, delivery.task = True, None
+                payload = await self._payloads.completed(result, started_at, self.instance)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             assert task is not None

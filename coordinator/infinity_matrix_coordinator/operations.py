@@ -20,6 +20,7 @@ from infinity_matrix_actors.fact import CommandKind, Fact, Priority, Started
 from infinity_matrix_actors.names import check_name
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.codec import decode, encode, parse_server_time
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore, Deployment
@@ -33,6 +34,7 @@ from infinity_matrix_bus.subjects import FactSubject, Subjects, shard_of
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection, list_shard
+from infinity_matrix_coordinator.offload import fitting
 from infinity_matrix_coordinator.patience import LOSSES, Patience, patiently
 from infinity_matrix_coordinator.views import (
     ExecutionResult,
@@ -66,6 +68,8 @@ class Operations:
         self._outbox = Outbox(connection)
         self._plans: dict[str, Plan] = {}
         self._reading_now: _Reading | None = None
+        #: The inputs, results and signals that no message holds.
+        self.artifacts = ArtifactStore(self.session, self.subjects)
 
     async def open(self) -> "Operations":
         await self._connection.add_listener(self._outbox.on_session)
@@ -146,9 +150,13 @@ class Operations:
         """
         execution = new_execution_id() if execution_id is None else check_name("execution id", execution_id)
         shard = shard_of(execution, self.installation.shards)
-        payload = started_payload(
-            Started(execution, 0.0, workflow, definition, input, cause or {}, priority=priority, seed=seed or {})
-        )
+
+        def encoded(value: Any) -> bytes:
+            return started_payload(
+                Started(execution, 0.0, workflow, definition, value, cause or {}, priority=priority, seed=seed or {})
+            )
+
+        payload = await fitting(encoded, input, self.artifacts, "the input")
         subject = self.subjects.started(shard, execution)
         ack = await self._outbox.publish(subject, payload, WRITE_TIMEOUT_S)
         if ack.fate is Fate.TAKEN and execution_id is not None:
@@ -179,7 +187,9 @@ class Operations:
         """Writes a signal to the log of an execution that is there; `name` may be one of the system's own."""
         shard = shard_of(execution, self.installation.shards)
         subject = self.subjects.signal(shard, execution, name, signal_id)
-        await self._outbox.publish(subject, encode(data, "the signal's data"), WRITE_TIMEOUT_S)
+        what = "the signal's data"
+        payload = await fitting(lambda value: encode(value, what), data, self.artifacts, what)
+        await self._outbox.publish(subject, payload, WRITE_TIMEOUT_S)
 
     async def publish_event(self, event: str, data: Any, event_id: str | None = None) -> None:
         """Publishes an event that may start executions; raises InvalidName, StorageUnavailable.

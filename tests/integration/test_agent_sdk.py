@@ -152,20 +152,6 @@ async def test_a_result_that_cannot_be_encoded_fails_the_task_for_good(im: Clien
     assert (await im.get_status(result.execution_id)).tasks["only"].attempt == 1
 
 
-async def test_a_result_above_the_limit_fails_the_task_and_leaves_the_connection_open(im: Client) -> None:
-    agent = Agent("large")
-
-    @agent.handler
-    async def handle(work: Work) -> str:
-        return "x" * (work.config["kib"] * 1024)
-
-    result = await run_one(im, agent, config={"kib": 513})
-    assert result.error["type"] == "PayloadTooLarge"
-    result = await run_one(im, agent, config={"kib": 511})
-    assert len(result.outputs["only"]) == 511 * 1024
-    assert im.connection.sessions == 1
-
-
 async def test_progress_is_a_status_message_in_json(im: Client) -> None:
     agent = Agent("progress")
 

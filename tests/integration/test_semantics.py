@@ -290,8 +290,6 @@ async def test_bad_input_changes_nothing(im: Client) -> None:
     workflow = Workflow("bad-input", tasks=[task("only")])
     with pytest.raises(infinity_matrix.PayloadNotEncodable):
         await workflow.start(object())
-    with pytest.raises(infinity_matrix.PayloadTooLarge):
-        await workflow.start("x" * 513 * 1024)
     with pytest.raises(infinity_matrix.InvalidDefinition):
         await workflow.start(execution_id="no id")
     with pytest.raises(infinity_matrix.UnknownWorkflow):

@@ -39,6 +39,7 @@ from infinity_matrix_coordinator.views import (
     result_of,
     status_of,
 )
+from infinity_matrix_coordinator.whole import whole_result, whole_status
 
 from infinity_matrix.logs import LogLine, read_line
 
@@ -224,12 +225,14 @@ class Client:
         """The result of this very run."""
         actor = await patiently(lambda: self.operations.fold(execution_id))
         if actor.is_decided:
-            return result_of(actor)
+            return await self._whole(result_of(actor))
         await self.find_coordinator()
         return await self._wait(execution_id, ends_at)
 
-    async def get_status(self, execution_id: str) -> ExecutionStatus:
-        return status_of(await patiently(lambda: self.operations.fold(execution_id)))
+    async def get_status(self, execution_id: str, *, is_whole: bool = True) -> ExecutionStatus:
+        """Where an execution stands; raises UnknownExecution. Unless `is_whole`, large results stay references."""
+        status = status_of(await patiently(lambda: self.operations.fold(execution_id)))
+        return await patiently(lambda: whole_status(status, self.operations.artifacts)) if is_whole else status
 
     async def get_metrics(self, execution_id: str) -> ExecutionMetrics:
         return metrics_of(await patiently(lambda: self.operations.fold(execution_id)))
@@ -396,13 +399,17 @@ class Client:
                 return await self._wait(await self._start(workflow, digest, input, execution_id, how), None)
         execution = execution_id or new_execution_id()
         async with self._naming_untaken(execution), asyncio.timeout(timeout_s):
-            return await self.operations.run(
+            result = await self.operations.run(
                 workflow, digest, input, execution, is_new=execution_id is None, priority=how.priority
             )
+            return await self._whole(result)
 
     async def _wait(self, execution_id: str, ends_at: float | None) -> ExecutionResult:
         async with self._naming_untaken(execution_id), asyncio.timeout_at(ends_at):
-            return result_of(await self.operations.wait(execution_id))
+            return await self._whole(result_of(await self.operations.wait(execution_id)))
+
+    async def _whole(self, result: ExecutionResult) -> ExecutionResult:
+        return await patiently(lambda: whole_result(result, self.operations.artifacts))
 
     @asynccontextmanager
     async def _naming_untaken(self, execution_id: str) -> AsyncIterator[None]:
@@ -420,7 +427,7 @@ class Client:
         while True:
             await asyncio.sleep(UNTAKEN_AFTER_S)
             try:
-                status = await self.get_status(execution_id)
+                status = await self.get_status(execution_id, is_whole=False)
             except InfinityMatrixError:
                 continue
             waiting: dict[str, str] = {}
