@@ -206,6 +206,14 @@ class UnknownSchedule(InfinityMatrixError):
         super().__init__(f"there is no schedule {schedule!r}")
 
 
+class UnknownVersion(InfinityMatrixError):
+    """Raised when a word names no version of a workflow, or several. Give more of the definition's hash."""
+
+    def __init__(self, workflow: str, version: str, known: list[str]) -> None:
+        self.version = version
+        super().__init__(f"{version!r} names no one version of {workflow!r}; there are: {', '.join(known)}")
+
+
 class UnknownAgent(InfinityMatrixError):
     """Raised when no workflow names an agent and none of its name ever ran. Check the name, or deploy first."""
 

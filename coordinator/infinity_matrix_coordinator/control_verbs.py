@@ -5,6 +5,7 @@ from typing import Any
 
 from infinity_matrix_actors.fact import CommandKind, Priority
 
+from infinity_matrix_coordinator.approvals import APPROVE, REJECT, Approvals
 from infinity_matrix_coordinator.choices import chosen
 from infinity_matrix_coordinator.controls import Asked, Controls
 from infinity_matrix_coordinator.forks import Forks
@@ -20,6 +21,7 @@ from infinity_matrix_coordinator.requests import (
     text,
 )
 from infinity_matrix_coordinator.runs import IfExists, Runs
+from infinity_matrix_coordinator.versions import Versions
 
 #: Executions in an answer of `list`, unless the request says otherwise.
 LIST_LIMIT = 100
@@ -47,6 +49,11 @@ class ControlVerbs:
             "runs": self.runs,
             "pause-workflow": self.pause_workflow,
             "resume-workflow": self.resume_workflow,
+            "approvals": self.approvals,
+            "approve": self.approve,
+            "reject": self.reject,
+            "versions": self.versions,
+            "diff": self.diff,
         }
 
     async def start(self, body: dict[str, Any]) -> Any:
@@ -126,6 +133,37 @@ class ControlVerbs:
 
     async def resume_workflow(self, body: dict[str, Any]) -> Any:
         return _records(await self._controls.resume_workflow(text(body, "workflow"), running=flag(body, "running")))
+
+    async def approvals(self, body: dict[str, Any]) -> Any:
+        found = await Approvals(self._operations).pending(optional_text(body, "workflow"), limit(body, LIST_LIMIT))
+        return [asdict(approval) for approval in found]
+
+    async def approve(self, body: dict[str, Any]) -> Any:
+        return await self._decide(APPROVE, body)
+
+    async def reject(self, body: dict[str, Any]) -> Any:
+        return await self._decide(REJECT, body)
+
+    async def versions(self, body: dict[str, Any]) -> Any:
+        found = await Versions(self._operations).summaries(optional_text(body, "workflow"))
+        return [asdict(version) for version in found]
+
+    async def diff(self, body: dict[str, Any]) -> Any:
+        versions = Versions(self._operations)
+        found = await versions.diff(text(body, "workflow"), text(body, "before"), text(body, "after"))
+        return [asdict(difference) for difference in found]
+
+    async def _decide(self, decision: str, body: dict[str, Any]) -> Any:
+        execution = text(body, "execution")
+        task = await Approvals(self._operations).decide(
+            execution,
+            optional_text(body, "task"),
+            decision,
+            by=optional_text(body, "by") or "",
+            comment=optional_text(body, "comment") or "",
+            data=body.get("data"),
+        )
+        return {"execution": execution, "task": task}
 
     async def _ask(self, kind: CommandKind, body: dict[str, Any]) -> Any:
         execution = text(body, "execution")

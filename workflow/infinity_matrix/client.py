@@ -23,6 +23,7 @@ from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.installation import Installation, read_installation
 from infinity_matrix_bus.log_reader import Entry
 from infinity_matrix_bus.session import Endpoint, NoResponders, RequestTimeout, SessionLost
+from infinity_matrix_coordinator.approvals import APPROVE, REJECT, Approval, Approvals
 from infinity_matrix_coordinator.choices import chosen
 from infinity_matrix_coordinator.controls import Asked, Controls
 from infinity_matrix_coordinator.forks import Forks
@@ -30,6 +31,7 @@ from infinity_matrix_coordinator.listing import ExecutionSummary, Selection
 from infinity_matrix_coordinator.operations import Operations, new_execution_id
 from infinity_matrix_coordinator.patience import patiently
 from infinity_matrix_coordinator.runs import IfExists, Runs
+from infinity_matrix_coordinator.versions import Difference, Versions, VersionSummary
 from infinity_matrix_coordinator.views import (
     ExecutionMetrics,
     ExecutionResult,
@@ -348,6 +350,39 @@ class Client:
     async def latest_run(self, execution_id: str) -> str:
         """The id of the last run of an execution id: itself, or `<id>-r<n>`. Raises UnknownExecution."""
         return (await patiently(lambda: Runs(self.operations).latest(execution_id))).execution
+
+    async def approvals(self, workflow: str | None = None) -> Sequence[Approval]:
+        """What waits for a decision now, the longest first; at most 1,000."""
+        return await patiently(lambda: Approvals(self.operations).pending(workflow))
+
+    async def approve(
+        self, execution_id: str, task_id: str | None = None, *, by: str = "", comment: str = "", data: Any = None
+    ) -> None:
+        """Approves what a task waits for; `data` is edited data that goes on with the decision.
+
+        `task_id` may be left out where only one waits. Raises UnknownExecution, UnknownTask, WrongState.
+        """
+        await Approvals(self.operations).decide(execution_id, task_id, APPROVE, by=by, comment=comment, data=data)
+
+    async def reject(
+        self, execution_id: str, task_id: str | None = None, *, by: str = "", comment: str = "", data: Any = None
+    ) -> None:
+        """Rejects what a task waits for; else as `approve`."""
+        await Approvals(self.operations).decide(execution_id, task_id, REJECT, by=by, comment=comment, data=data)
+
+    async def versions(self, workflow: str | None = None) -> Sequence[VersionSummary]:
+        """The versions of a workflow, or of all, each with how many open executions run on it; the newest first.
+
+        Raises UnknownWorkflow.
+        """
+        return await patiently(lambda: Versions(self.operations).summaries(workflow))
+
+    async def diff(self, workflow: str, before: str, after: str) -> Sequence[Difference]:
+        """What differs between two versions, each named by its version, its hash's beginning, or `deployed`.
+
+        Raises UnknownWorkflow, UnknownVersion.
+        """
+        return await patiently(lambda: Versions(self.operations).diff(workflow, before, after))
 
     async def pause_workflow(self, workflow: str, *, running: bool = False) -> Sequence[Asked]:
         """Nothing starts a workflow any more; with `running` its open executions are paused, too.

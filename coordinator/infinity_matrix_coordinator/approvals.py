@@ -1,0 +1,126 @@
+"""Approvals: what waits for a decision, and the decisions.
+
+A decision is a signal of the system's own; the task that waits for it takes the first and no other.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from infinity_matrix_actors.errors import UnknownTask, WrongState
+from infinity_matrix_actors.fact import APPROVAL_SIGNAL
+from infinity_matrix_actors.task_actor import TaskActor
+
+from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.listing import Selection
+from infinity_matrix_coordinator.operations import Operations, new_execution_id
+
+#: Executions folded at once while pending approvals are looked for.
+FOLDS_AT_ONCE = 32
+#: Pending approvals in one answer, unless told otherwise.
+PENDING_LIMIT = 1000
+APPROVE = "approve"
+REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A decision that is waited for. Times are seconds since the epoch."""
+
+    execution_id: str
+    workflow: str
+    task_id: str
+    #: Who may decide; empty: anyone.
+    assignees: tuple[str, ...]
+    asked_at: float
+    #: When the deadline's own answer counts; None: never.
+    due_at: float | None
+    #: What is decided upon: the results of the tasks directly before, by id.
+    upstream: dict[str, Any] = field(default_factory=dict)
+
+
+class Approvals:
+    """The approvals of one installation."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    async def pending(self, workflow: str | None = None, limit: int = PENDING_LIMIT) -> list[Approval]:
+        """What waits for a decision now, the longest first; at most `limit`.
+
+        Folds the open executions of workflows that have an approval, and no others.
+        """
+        listed = [each for each in await self._operations.select(Selection(workflow)) if each.is_open]
+        asking: set[str] = set()
+        for digest in {each.definition for each in listed}:
+            plan = await self._operations.plan(digest)
+            if any(task.approval is not None for task in plan.definition.tasks):
+                asking.add(digest)
+        executions = [each.execution_id for each in listed if each.definition in asking]
+        found: list[Approval] = []
+        # The oldest first: they wait longest.
+        executions.reverse()
+        for begin in range(0, len(executions), FOLDS_AT_ONCE):
+            folds = (self._operations.fold(execution) for execution in executions[begin : begin + FOLDS_AT_ONCE])
+            for actor in await asyncio.gather(*folds):
+                found.extend(pending_of(actor))
+            if len(found) >= limit:
+                break
+        found.sort(key=lambda approval: approval.asked_at)
+        return found[:limit]
+
+    async def decide(
+        self, execution: str, task: str | None, decision: str, *, by: str = "", comment: str = "", data: Any = None
+    ) -> str:
+        """Approves or rejects; answers the task. `task` None means the only one that waits.
+
+        `data` is edited data, handed on with the decision. Raises UnknownExecution, UnknownTask for one that is no
+        approval, WrongState for one that does not wait (or when `task` is None and not exactly one waits).
+        """
+        actor = await self._operations.fold(execution)
+        waiting = [approval.task_id for approval in pending_of(actor)]
+        if task is None:
+            if len(waiting) != 1:
+                problem = f"it waits for {', '.join(waiting)}: say which" if waiting else "it waits for no decision"
+                raise WrongState(f"execution {execution!r}", str(actor.state), problem)
+            task = waiting[0]
+        elif task not in waiting:
+            _refuse(actor, task)
+        record = {"task": task, "decision": decision, "by": by, "comment": comment, "data": data}
+        await self._operations.publish_signal(execution, APPROVAL_SIGNAL, record, new_execution_id())
+        return task
+
+
+def pending_of(actor: ExecutionActor) -> list[Approval]:
+    """The approvals an execution waits for."""
+    if actor.is_decided:
+        return []
+    return [
+        _approval(actor, name, task)
+        for name, task in actor.tasks.items()
+        if task.is_waiting and task.node.definition.approval is not None
+    ]
+
+
+def _approval(actor: ExecutionActor, name: str, task: TaskActor) -> Approval:
+    definition = task.node.definition
+    assert definition.approval is not None
+    assert task.dispatched_at is not None
+    before = {above: actor.tasks[above].result for above in definition.depends_on if above in actor.tasks}
+    return Approval(
+        actor.id,
+        actor.started.workflow,
+        name,
+        definition.approval.assignees,
+        task.dispatched_at,
+        task.retry_at,
+        before,
+    )
+
+
+def _refuse(actor: ExecutionActor, task: str) -> None:
+    known = [each.id for each in actor.plan.definition.tasks if each.approval is not None]
+    if task.partition("~")[0] not in known:
+        raise UnknownTask(actor.started.workflow, task, ", ".join(known))
+    state = str(actor.tasks[task].state) if task in actor.tasks else "waiting"
+    raise WrongState(f"task {task!r}", state, "it waits for no decision")
