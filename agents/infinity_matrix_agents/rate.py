@@ -8,6 +8,8 @@ RATE_MAX_PER_S = 100_000.0
 RATE_MIN_PER_S = 1.0 / 86_400
 #: What may be begun at once after a quiet time is the rate's share of this time, and one work at least.
 RATE_BURST_S = 0.1
+#: A token waited for is there although the clock's own rounding says almost.
+_ROUNDING = 1e-6
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smhd]))?\s*")
 
@@ -40,21 +42,16 @@ class TokenBucket:
     def available(self) -> int:
         """Whole tokens that are there."""
         self._fill()
-        return int(self._tokens)
+        return max(0, int(self._tokens + _ROUNDING))
 
     def take(self) -> None:
-        """Takes a token that is there. What was asked for is taken even so when it came twice: the next one waits."""
+        """Takes a token, or owes one: what comes uninvited is paid for later."""
         self._fill()
         self._tokens -= 1.0
 
-    def give_back(self) -> None:
-        """Returns a token that was taken for nothing."""
-        self._tokens = min(self._tokens_max, self._tokens + 1.0)
-
     def next_in_s(self) -> float | None:
         """Seconds until one more whole token is there; None when the bucket is full."""
-        self._fill()
-        wanted = int(self._tokens) + 1.0 if self._tokens >= 0 else 1.0
+        wanted = self.available + 1.0
         return None if wanted > self._tokens_max else (wanted - self._tokens) / self._rate_per_s
 
     def _fill(self) -> None:

@@ -30,8 +30,8 @@ class Journal:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
-def agent_of(name: str, concurrency: int, journal: Journal) -> Agent:
-    agent = Agent(name, concurrency=concurrency)
+def agent_of(name: str, concurrency: int, journal: Journal, versions: list[str] | None) -> Agent:
+    agent = Agent(name, concurrency=concurrency, versions=versions)
 
     @agent.handler
     async def handle(work: Work) -> dict[str, object]:
@@ -58,9 +58,10 @@ async def main() -> None:
     parser.add_argument("journal", type=Path)
     parser.add_argument("agents", nargs="+")
     parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--versions", nargs="+")
     options = parser.parse_args()
     journal = Journal(options.journal)
-    agents = [agent_of(name, options.concurrency, journal) for name in options.agents]
+    agents = [agent_of(name, options.concurrency, journal, options.versions) for name in options.agents]
     serving = asyncio.create_task(serve_agents(agents, options.url))
     # Its signal handlers are in place, and it has asked for work, moments after the connection is made.
     await asyncio.sleep(0.2)
