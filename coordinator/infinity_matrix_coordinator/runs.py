@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from infinity_matrix_actors.errors import ExecutionExists, InvalidName, UnknownExecution
+from infinity_matrix_actors.errors import ExecutionExists, UnknownExecution
 from infinity_matrix_actors.fact import Priority, Started
-from infinity_matrix_actors.names import NAME
+from infinity_matrix_actors.names import NAME, check_name
 from infinity_matrix_actors.state import ExecutionState
 
 from infinity_matrix_coordinator.controls import Controls
@@ -60,24 +60,24 @@ class Runs:
 
         One read for each further run; one more that finds nothing.
         """
+        return (await self._last(execution))[0]
+
+    async def _last(self, execution: str) -> tuple[Run, int]:
+        """The last run, and the number after it that nobody has taken."""
         started = await self._operations.started_of(execution)
         if started is None:
             raise UnknownExecution(execution)
         run = run_of(started)
-        number = run.number
-        while number < RUNS_MAX:
-            number += 1
+        for number in range(run.number + 1, RUNS_MAX + 1):
             candidate = run_id(run.base, number)
-            if not NAME.fullmatch(candidate):
-                break
-            following = await self._operations.started_of(candidate)
+            following = await self._operations.started_of(candidate) if NAME.fullmatch(candidate) else None
             if following is None:
-                break
+                return run, number
             found = run_of(following)
             # Somebody else's execution may happen to have the name.
             if found.base == run.base:
                 run = found
-        return run
+        return run, RUNS_MAX + 1
 
     async def start(
         self,
@@ -106,7 +106,7 @@ class Runs:
 
     async def _place(self, execution: str, if_exists: IfExists) -> _Place:
         try:
-            run = await self.latest(execution)
+            run, free = await self._last(execution)
         except UnknownExecution:
             return _Place(execution, {})
         if if_exists is IfExists.RETURN:
@@ -117,20 +117,10 @@ class Runs:
                 await Controls(self._operations).cancel(run.execution, f"another run of {run.base} was started")
         elif actor.state not in (ExecutionState.FAILED, ExecutionState.CANCELLED):
             return _Place(run.execution, {})
-        if run.number >= RUNS_MAX:
+        if free > RUNS_MAX:
             raise ExecutionExists(run.base, f"input, {RUNS_MAX} times")
-        number = await self._free_number(run)
-        return _Place(run_id(run.base, number), {"rerun_of": run.base, "run": number})
-
-    async def _free_number(self, run: Run) -> int:
-        """The number of the next run whose id nobody has taken for something else."""
-        for number in range(run.number + 1, RUNS_MAX + 1):
-            candidate = run_id(run.base, number)
-            if not NAME.fullmatch(candidate):
-                raise InvalidName("execution id", candidate)
-            if await self._operations.started_of(candidate) is None:
-                return number
-        raise ExecutionExists(run.base, f"input, {RUNS_MAX} times")
+        # Found free, it goes to whoever is first; with the same content the others are answered with it.
+        return _Place(check_name("execution id", run_id(run.base, free)), {"rerun_of": run.base, "run": free})
 
 
 def run_id(base: str, number: int) -> str:

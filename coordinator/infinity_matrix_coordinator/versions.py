@@ -17,6 +17,8 @@ from infinity_matrix_coordinator.operations import Operations
 
 #: The word for the version that is deployed.
 DEPLOYED = "deployed"
+#: A hash may be named by so many of its first digits or more; what is shorter is only a version's own word.
+HASH_DIGITS_MIN = 4
 _TASK_DEFAULTS = {name: value for name, value in asdict(TaskDefinition("")).items() if name != "id"}
 
 
@@ -84,7 +86,7 @@ class Versions:
         if version != DEPLOYED:
             known = await store.versions(workflow)
             found = [each for each in known if each.version == version] or [
-                each for each in known if version and each.definition.startswith(version)
+                each for each in known if len(version) >= HASH_DIGITS_MIN and each.definition.startswith(version)
             ]
             if len(found) != 1:
                 raise UnknownVersion(workflow, version, [f"{each.version} {each.definition[:12]}" for each in known])
