@@ -29,7 +29,7 @@ from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.schedules import INPUT_BYTES_MAX, ScheduleStore, StoredSchedule
 
 from infinity_matrix_coordinator.operations import Operations, new_execution_id
-from infinity_matrix_coordinator.schedules import execution_of, open_executions, write_tick
+from infinity_matrix_coordinator.schedule_ticks import execution_of, open_executions, write_tick
 
 #: Others may change the same schedule meanwhile; so often it is read and changed again.
 CHANGES_MAX = 20
@@ -202,7 +202,7 @@ class ScheduleOperations:
         running = [execution for stored in found for execution in stored.state.running]
         try:
             still_open = await open_executions(
-                session, reads, self._operations.subjects, self._operations.installation.shards, running
+                session, self._operations.subjects, self._operations.installation.shards, reads, running
             )
         finally:
             reads.close()

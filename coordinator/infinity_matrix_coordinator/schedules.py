@@ -9,17 +9,13 @@ coordinator that goes first; the others help when that one does nothing for a wh
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 from zlib import crc32
 
-from infinity_matrix_actors.errors import InfinityMatrixError, StorageUnavailable, UnknownWorkflow
-from infinity_matrix_actors.fact import CommandKind, Started
+from infinity_matrix_actors.errors import InfinityMatrixError, UnknownWorkflow
 from infinity_matrix_actors.schedule import Schedule
 from infinity_matrix_actors.schedule_state import (
     Action,
     ScheduleState,
-    Tick,
-    TickKind,
     claim,
     claim_at,
     decide,
@@ -28,96 +24,31 @@ from infinity_matrix_actors.schedule_state import (
     settle,
     without_ended,
 )
-from infinity_matrix_bus.api import JetStreamApi
-from infinity_matrix_bus.codec import Undecodable, decode_record, rfc3339
+from infinity_matrix_bus.codec import rfc3339
 from infinity_matrix_bus.definitions import DefinitionStore
-from infinity_matrix_bus.facts import command_payload, started_payload
 from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.log import get_logger
-from infinity_matrix_bus.publisher import Fate, read_ack
 from infinity_matrix_bus.schedules import ScheduleStore, StoredSchedule
-from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
-from infinity_matrix_bus.subjects import Subjects, shard_of
+from infinity_matrix_bus.session import Session, Subscription
+from infinity_matrix_bus.subjects import Subjects
 
 from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.members import owner_of
+from infinity_matrix_coordinator.schedule_ticks import execution_of, open_executions, stop_for, write_tick
 
 #: How long a schedule's own coordinator has before the others do its work.
 HELP_AFTER_S = 2.0
-#: Between two looks at the executions a tick waits for.
+#: Between two looks at the executions a tick waits for, should it not be heard that they end.
 BLOCKED_LOOK_S = 1.0
-FAILURE_DELAY_S = 1.0
+LISTENED_MAX = 16
+#: An end is announced a moment before it is in the log.
+ANNOUNCED_S = 0.02
+FAILURE_DELAY_S = 5.0
 #: Changes are heard of at once; what was not heard of is seen after this.
 READ_ALL_S = 30.0
 #: Schedules worked on at a time.
 ADVANCING_MAX = 32
-WRITE_TIMEOUT_S = 5.0
 log = get_logger("infinity_matrix.coordinator")
-
-
-def execution_of(subjects: Subjects, schedule: str, tick: Tick) -> str:
-    """The id of a tick's execution; only who has the secret can know it."""
-    request = (tick.request,) if tick.request else ()
-    return subjects.derived_id("schedule", schedule, rfc3339(tick.due_at), *request)
-
-
-def cause_of(schedule: str, tick: Tick) -> dict[str, Any]:
-    """What stands as the cause in the `started` fact of a tick."""
-    return {"schedule": schedule, "due": rfc3339(tick.due_at), "by": str(tick.kind)}
-
-
-async def write_tick(
-    session: Session, subjects: Subjects, shards: int, schedule: Schedule, tick: Tick, definition: str, *, skips: bool
-) -> bool:
-    """Gives a tick its place in the log, as started or as skipped; answers whether that has it as skipped.
-
-    Raises StorageUnavailable, PayloadTooLarge. Nothing is tried again here: what is published later was decided anew.
-    """
-    execution = execution_of(subjects, schedule.name, tick)
-    shard = shard_of(execution, shards)
-    subject = subjects.started(shard, execution)
-    input = schedule.input
-    if input is None:
-        input = {"schedule": schedule.name, "due": rfc3339(tick.due_at)}
-    cause = cause_of(schedule.name, tick)
-    fact = Started(execution, 0.0, schedule.workflow, definition, None if skips else input, cause, skipped=skips)
-    if await _publish(session, subject, started_payload(fact)) is Fate.STORED:
-        return skips
-    stored = await JetStreamApi(session).last_message(subjects.facts_stream(shard), subject)
-    if stored is None:
-        raise StorageUnavailable(f"{subject} is taken and cannot be read")
-    try:
-        return decode_record(stored.data).get("skipped") is True
-    except Undecodable as error:
-        raise StorageUnavailable(f"{subject} cannot be read: {error}") from error
-
-
-async def open_executions(
-    session: Session, reads: GatheredReads, subjects: Subjects, shards: int, executions: Iterable[str]
-) -> set[str]:
-    """Those of `executions` that the log has and that have not ended."""
-
-    async def is_open(execution: str) -> bool:
-        shard = shard_of(execution, shards)
-        stream = subjects.facts_stream(shard)
-        if await reads.read(stream, subjects.finished_of(shard, execution)) != []:
-            return False
-        # By a leader read: a follower may not have a start that another coordinator made a moment ago.
-        return await JetStreamApi(session).last_message(stream, subjects.started(shard, execution)) is not None
-
-    wanted = list(executions)
-    return {name for name, found in zip(wanted, await asyncio.gather(*map(is_open, wanted)), strict=True) if found}
-
-
-async def _publish(session: Session, subject: str, payload: bytes) -> Fate:
-    """Publishes a fact; answers whether it was stored or was there already."""
-    try:
-        ack = read_ack(await session.request(subject, payload, WRITE_TIMEOUT_S), None)
-    except (NoResponders, RequestTimeout, SessionLost) as error:
-        raise StorageUnavailable(f"{subject} was not confirmed: {error}") from error
-    if ack.fate not in (Fate.STORED, Fate.TAKEN):
-        raise StorageUnavailable(f"{subject} was not written: {ack.reason}")
-    return ack.fate
 
 
 class Schedules:
@@ -128,7 +59,7 @@ class Schedules:
     ) -> None:
         self._session = session
         self._subjects = subjects
-        self._shards = shards
+        self._place = (session, subjects, shards)
         self._instance = instance
         self._members = members
         self._store = ScheduleStore(session, subjects)
@@ -142,6 +73,10 @@ class Schedules:
         self._heard: set[str] = set()
         self._awake = asyncio.Event()
         self._read_all_at = 0.0
+        #: Where a schedule waits for executions: which, and how their ends are heard.
+        self._listening: dict[str, tuple[tuple[str, ...], list[Subscription]]] = {}
+        #: Schedules for which an end was heard since they were last worked on.
+        self._ended: set[str] = set()
         self._advancing: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(ADVANCING_MAX)
         self._owned: tuple[set[str], dict[str, bool]] = (set(), {})
@@ -174,6 +109,8 @@ class Schedules:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._reads.close()
+            for name in list(self._listening):
+                await self._listen(name, ())
             await watching.close()
 
     # What there is.
@@ -210,7 +147,7 @@ class Schedules:
             self._not_before[name] = self._loop.time() + self._patience_s(name)
 
     def _patience_s(self, name: str) -> float:
-        """None where this coordinator goes first."""
+        """How long this coordinator leaves a schedule to another; 0 where it goes first."""
         members = self._members()
         if members != self._owned[0]:
             self._owned = (set(members), {})
@@ -259,6 +196,7 @@ class Schedules:
 
     async def _advance(self, name: str) -> None:
         """Claims what is due of a schedule, and settles what waits."""
+        self._ended.discard(name)
         delay_s = BLOCKED_LOOK_S
         try:
             async with self._room:
@@ -273,6 +211,8 @@ class Schedules:
             # One schedule's fault must not stop the others.
             log.exception("schedule_failed", schedule=name)
             delay_s = READ_ALL_S
+        if name in self._ended:
+            delay_s = ANNOUNCED_S
         if name in self._known:
             self._not_before[name] = self._loop.time() + delay_s + self._patience_s(name)
 
@@ -294,6 +234,11 @@ class Schedules:
             written = await self._store.write(replace(stored, state=settled))
             if written is not None:
                 self._remember(schedule.name, written)
+        is_first = not self._patience_s(schedule.name)
+        awaited = settled.running[-LISTENED_MAX:] if is_first and may_settle(settled) else ()
+        if await self._listen(schedule.name, awaited):
+            # What ended before it was listened to was not heard.
+            self._ended.add(schedule.name)
 
     async def _settled(self, schedule: Schedule, state: ScheduleState) -> ScheduleState:
         """The state once each waiting tick that can be decided now has its place in the log."""
@@ -307,17 +252,9 @@ class Schedules:
             if action is Action.WAIT:
                 continue
             if action in (Action.CANCEL, Action.TERMINATE):
-                await self._stop(schedule, tick, still_open, terminates=action is Action.TERMINATE)
+                await stop_for(*self._place, schedule, tick, still_open, terminates=action is Action.TERMINATE)
                 continue
-            is_skipped = await write_tick(
-                self._session,
-                self._subjects,
-                self._shards,
-                schedule,
-                tick,
-                definition or "",
-                skips=action is Action.SKIP,
-            )
+            is_skipped = await write_tick(*self._place, schedule, tick, definition or "", skips=action is Action.SKIP)
             execution = None if is_skipped else execution_of(self._subjects, schedule.name, tick)
             state = settle(schedule, state, tick, execution)
             log.info("schedule_fired", schedule=schedule.name, due=rfc3339(tick.due_at), execution=execution)
@@ -327,7 +264,7 @@ class Schedules:
         return state
 
     async def _open(self, executions: Iterable[str]) -> set[str]:
-        return await open_executions(self._session, self._reads, self._subjects, self._shards, executions)
+        return await open_executions(*self._place, self._reads, executions)
 
     async def _definition(self, schedule: Schedule) -> str | None:
         """The hash of what is started; None while the workflow is paused. Raises UnknownWorkflow."""
@@ -340,14 +277,25 @@ class Schedules:
             raise UnknownWorkflow(schedule.workflow)
         return deployment.definition
 
-    async def _stop(self, schedule: Schedule, tick: Tick, executions: set[str], *, terminates: bool) -> None:
-        """Asks open executions to end; the same for everyone who asks on behalf of this tick."""
-        reason = f"the schedule {schedule.name} is due again"
-        payload = command_payload(CommandKind.CANCEL, reason, 0.0 if terminates else None)
-        kind = "schedule" if tick.kind is TickKind.SCHEDULED else f"schedule-{tick.kind}"
-        for execution in executions:
-            shard = shard_of(execution, self._shards)
-            id = f"{kind}-{int(tick.due_at)}"
-            await _publish(
-                self._session, self._subjects.command(shard, execution, str(CommandKind.CANCEL), id), payload
+    async def _listen(self, name: str, executions: tuple[str, ...]) -> bool:
+        """Hears the ends of these executions on behalf of a schedule, in place of others; answers whether it is new."""
+        listened, subscriptions = self._listening.get(name, ((), []))
+        if executions == listened:
+            return False
+        self._listening.pop(name, None)
+        for subscription in subscriptions:
+            await subscription.close()
+
+        def hear(subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+            self._ended.add(name)
+            if name in self._not_before:
+                self._not_before[name] = min(self._not_before[name], self._loop.time() + ANNOUNCED_S)
+                self._awake.set()
+
+        if executions:
+            pattern = self._subjects.status_of
+            self._listening[name] = (
+                executions,
+                [await self._session.subscribe(pattern(execution), hear) for execution in executions],
             )
+        return bool(executions)

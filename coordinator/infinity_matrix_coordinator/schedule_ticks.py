@@ -1,0 +1,105 @@
+"""A tick of a schedule in the log: its execution's id, its place there as started or skipped, and what it waits for."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from infinity_matrix_actors.errors import StorageUnavailable
+from infinity_matrix_actors.fact import CommandKind, Started
+from infinity_matrix_actors.schedule import Schedule
+from infinity_matrix_actors.schedule_state import Tick, TickKind
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.codec import Undecodable, decode_record, rfc3339
+from infinity_matrix_bus.facts import command_payload, started_payload
+from infinity_matrix_bus.gathered_reads import GatheredReads
+from infinity_matrix_bus.publisher import Fate, read_ack
+from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
+from infinity_matrix_bus.subjects import Subjects, shard_of
+
+WRITE_TIMEOUT_S = 5.0
+
+
+def execution_of(subjects: Subjects, schedule: str, tick: Tick) -> str:
+    """The id of a tick's execution; only who has the secret can know it."""
+    request = (tick.request,) if tick.request else ()
+    return subjects.derived_id("schedule", schedule, rfc3339(tick.due_at), *request)
+
+
+def cause_of(schedule: str, tick: Tick) -> dict[str, Any]:
+    """What stands as the cause in the `started` fact of a tick."""
+    return {"schedule": schedule, "due": rfc3339(tick.due_at), "by": str(tick.kind)}
+
+
+async def write_tick(
+    session: Session, subjects: Subjects, shards: int, schedule: Schedule, tick: Tick, definition: str, *, skips: bool
+) -> bool:
+    """Gives a tick its place in the log, as started or as skipped; answers whether that has it as skipped.
+
+    Raises StorageUnavailable, PayloadTooLarge. Nothing is tried again here: what is published later was decided anew.
+    """
+    execution = execution_of(subjects, schedule.name, tick)
+    shard = shard_of(execution, shards)
+    subject = subjects.started(shard, execution)
+    input = schedule.input
+    if input is None:
+        input = {"schedule": schedule.name, "due": rfc3339(tick.due_at)}
+    cause = cause_of(schedule.name, tick)
+    fact = Started(execution, 0.0, schedule.workflow, definition, None if skips else input, cause, skipped=skips)
+    if await _publish(session, subject, started_payload(fact)) is Fate.STORED:
+        return skips
+    stored = await JetStreamApi(session).last_message(subjects.facts_stream(shard), subject)
+    if stored is None:
+        raise StorageUnavailable(f"{subject} is taken and cannot be read")
+    try:
+        return decode_record(stored.data).get("skipped") is True
+    except Undecodable as error:
+        raise StorageUnavailable(f"{subject} cannot be read: {error}") from error
+
+
+async def open_executions(
+    session: Session, subjects: Subjects, shards: int, reads: GatheredReads, executions: Iterable[str]
+) -> set[str]:
+    """Those of `executions` that the log has and that have not ended."""
+
+    async def is_open(execution: str) -> bool:
+        shard = shard_of(execution, shards)
+        stream = subjects.facts_stream(shard)
+        if await reads.read(stream, subjects.finished_of(shard, execution)) != []:
+            return False
+        # By a leader read: a follower may not have a start that another coordinator made a moment ago.
+        return await JetStreamApi(session).last_message(stream, subjects.started(shard, execution)) is not None
+
+    wanted = list(executions)
+    return {name for name, found in zip(wanted, await asyncio.gather(*map(is_open, wanted)), strict=True) if found}
+
+
+async def stop_for(
+    session: Session,
+    subjects: Subjects,
+    shards: int,
+    schedule: Schedule,
+    tick: Tick,
+    executions: Iterable[str],
+    *,
+    terminates: bool,
+) -> None:
+    """Asks open executions to end, as many as ask on behalf of this tick ask once; raises StorageUnavailable."""
+    payload = command_payload(
+        CommandKind.CANCEL, f"the schedule {schedule.name} is due again", 0.0 if terminates else None
+    )
+    kind = "schedule" if tick.kind is TickKind.SCHEDULED else f"schedule-{tick.kind}"
+    for execution in executions:
+        shard = shard_of(execution, shards)
+        subject = subjects.command(shard, execution, str(CommandKind.CANCEL), f"{kind}-{int(tick.due_at)}")
+        await _publish(session, subject, payload)
+
+
+async def _publish(session: Session, subject: str, payload: bytes) -> Fate:
+    """Publishes a fact; answers whether it was stored or was there already."""
+    try:
+        ack = read_ack(await session.request(subject, payload, WRITE_TIMEOUT_S), None)
+    except (NoResponders, RequestTimeout, SessionLost) as error:
+        raise StorageUnavailable(f"{subject} was not confirmed: {error}") from error
+    if ack.fate not in (Fate.STORED, Fate.TAKEN):
+        raise StorageUnavailable(f"{subject} was not written: {ack.reason}")
+    return ack.fate
