@@ -220,3 +220,16 @@ class UnknownAgent(InfinityMatrixError):
     def __init__(self, agent: str) -> None:
         self.agent = agent
         super().__init__(f"there is no agent {agent!r}: no workflow here names it (`imx agents` lists them)")
+
+
+class BackupUnusable(InfinityMatrixError):
+    """Raised when a folder cannot take a backup, or holds none that is whole. Name another folder."""
+
+    def __init__(self, folder: object, reason: str) -> None:
+        self.folder = folder
+        self.reason = reason
+        super().__init__(f"the backup {folder} is of no use: {reason}")
+
+
+class RestoreRefused(InfinityMatrixError):
+    """Raised when a restore would overwrite what is there, or go on under a coordinator. Make room, or insist."""
