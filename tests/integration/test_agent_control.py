@@ -193,7 +193,7 @@ async def test_work_waits_for_a_process_of_its_version_and_is_not_worn_out_meanw
 
         async def was_passed_on() -> bool:
             info = await stream.consumer_info("IM_WORK", "worker")
-            return bool(info.delivered.consumer_seq > 7)
+            return bool(info.delivered.consumer_seq > 6)
 
         await until(was_passed_on, 20.0, "the work of version 2 being passed on more often than poison is")
         assert [line.process for line in lines_of(world.journal)] == [old.pid] * 2
