@@ -63,11 +63,9 @@ class Agent:
     @classmethod
     def built_in(cls, name: str, function: Handler, *, concurrency: int = CONCURRENCY_DEFAULT) -> "Agent":
         """An agent of the system itself: its name may be a reserved one, and only who made it serves it."""
-        agent = cls.__new__(cls)
+        agent = cls("built-in", concurrency=concurrency)
+        _agents.discard(agent)
         agent.name = name
-        agent.concurrency = concurrency
-        agent.function = None
-        agent.is_async = False
         agent.handler(function)
         return agent
 

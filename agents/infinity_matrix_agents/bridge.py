@@ -7,6 +7,7 @@ outcome, keeps the lease and reads the service's errors for it.
 import asyncio
 from typing import Any
 
+from infinity_matrix_actors.definition import BRIDGE_AGENT
 from infinity_matrix_actors.errors import PayloadTooLarge
 from infinity_matrix_bus.api import parse_headers
 from infinity_matrix_bus.codec import Undecodable, decode, encode
@@ -18,7 +19,6 @@ from infinity_matrix_agents.agent import Agent
 from infinity_matrix_agents.failure import Failure
 from infinity_matrix_agents.work import Work
 
-BRIDGE_AGENT = "im-bridge"
 #: Requests under way at once in one process.
 BRIDGE_CONCURRENCY = 256
 #: Of a task without a timeout of its own.

@@ -10,8 +10,9 @@ import nats
 import nats.micro
 import pytest
 from bench_of_agents import Bench
+from infinity_matrix_actors.definition import BRIDGE_AGENT
 from infinity_matrix_agents import bridge
-from infinity_matrix_agents.bridge import BRIDGE_AGENT, InvalidService, bridge_agent, check_service, read_reply
+from infinity_matrix_agents.bridge import InvalidService, bridge_agent, check_service, read_reply
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.micro.request import Request, ServiceError
