@@ -117,7 +117,7 @@ class ApprovalDefinition:
 
 @dataclass(frozen=True, slots=True)
 class SlotsDefinition:
-    """At most `max_running` executions at a time with the same answer to `key`, CEL over `input` (None: all of them)."""
+    """At most `max_running` executions at a time for each answer to `key`, CEL over `input` (None: for all)."""
 
     max_running: int
     key: str | None = None

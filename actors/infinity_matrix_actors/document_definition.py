@@ -1,4 +1,4 @@
-"""From a document to a definition: what it means as a whole, checked once. Behind this door nothing is checked again."""
+"""From a document to a definition: what it means as a whole is checked here, and never again."""
 
 from typing import Any
 

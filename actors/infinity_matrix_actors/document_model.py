@@ -145,7 +145,7 @@ class TaskDocument(Document):
     )
     config: PlainMap = Field(
         default={},
-        description="Given to the agent; texts may hold ${{ }} with CEL over the tasks upstream and `input`.",
+        description="Given to the agent; texts may hold ${{ }}, CEL over the tasks upstream and `input`.",
     )
     config_schema: Schema | None = Field(default=None, description="What `config` must be, once it is filled in.")
     result_schema: Schema | None = Field(default=None, description="What the agent's result must be.")

@@ -46,6 +46,8 @@ class AskSlot:
 
     key: str
     max_running: int
+    #: Counts the times the execution was begun.
+    n: int = 1
 
 
 @dataclass(slots=True)
@@ -83,6 +85,14 @@ class PublishDue:
 @dataclass(frozen=True, slots=True)
 class AskTaken:
     """Ask the consumer whether the attempt is still queued, and call `expire` again with the answer."""
+
+    task: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskHeartbeat:
+    """Ask when the attempt's agent last showed progress, and call `expire_heartbeat` with the answer."""
 
     task: str
     attempt: int
@@ -143,6 +153,7 @@ Effect = (
     | Disarm
     | PublishDue
     | AskTaken
+    | AskHeartbeat
     | CloseAttempt
     | PurgeWork
     | TellAgents

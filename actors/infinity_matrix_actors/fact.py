@@ -96,6 +96,8 @@ class Outcome:
     started_at: float | None = None
     #: Given by a coordinator: nobody knows whether the agent did the work.
     closed: bool = False
+    #: What a result that travels as a reference stands for, where an expression looks into it.
+    content: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Formulas and templates: CEL whose answer is any plain value, alone or as `${{ ... }}` in plain data.
 
-A formula picks the items of a map, the key of a slot, the input of a child; a template fills a task's config. What they
-may name is checked when the workflow is defined; what they find is plain data, or the task fails saying what is missing.
+A formula picks the items of a map, the key of a slot, the input of a child; a template fills a task's config. What
+they may name is checked when the workflow is defined; what they find is plain data, or the task fails saying what is
+missing.
 """
 
 import re

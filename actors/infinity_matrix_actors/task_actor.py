@@ -4,12 +4,13 @@ It subscribes to the completion of its upstream tasks, waits until all are settl
 It knows nothing of the rest of the execution; what it decides is data for the execution actor.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from infinity_matrix_actors.condition import ConditionError
 from infinity_matrix_actors.definition import RunWhen
 from infinity_matrix_actors.fact import ErrorType, TaskError
+from infinity_matrix_actors.group import Group
 from infinity_matrix_actors.plan import Node
 from infinity_matrix_actors.state import SETTLED, TaskState
 
@@ -19,14 +20,23 @@ class TaskActor:
 
     __slots__ = (
         "attempt",
+        "base",
         "closed",
         "closed_at",
         "completed_at",
+        "config",
+        "content",
         "dispatched_at",
         "error",
         "first_dispatched_at",
+        "group",
+        "input",
+        "instance",
+        "is_escalated",
         "is_late",
+        "is_open",
         "is_released",
+        "member_of",
         "node",
         "result",
         "retry_at",
@@ -42,6 +52,10 @@ class TaskActor:
         self.node = node
         self.state = TaskState.WAITING
         self.attempt = 0
+        #: Attempts of an earlier run of the execution: they count no more against the retries.
+        self.base = 0
+        #: An attempt was dispatched and has no outcome.
+        self.is_open = False
         self.waiting_for = len(node.definition.depends_on)
         self.upstream_completed = 0
         self.upstream_failed = 0
@@ -52,29 +66,34 @@ class TaskActor:
         self.started_at: float | None = None
         self.completed_at: float | None = None
         self.result: Any = None
+        #: What a result that travels as a reference stands for, where an expression looks into it.
+        self.content: Any = None
         self.error: TaskError | None = None
+        #: The config and the child's input with their templates filled in; None where there are none.
+        self.config: Any = None
+        self.input: Any = None
+        #: Who has it: an agent's process, or the child's execution.
+        self.instance = ""
+        #: Its instances, or of which task and at which place it is one.
+        self.group: Group | None = None
+        self.member_of: tuple[str, int] | None = None
         #: The last attempt a coordinator closed (0: none): whether its effect happened is unknown.
         self.closed = 0
         self.closed_at: float | None = None
         #: Its agent has let go of the closed attempt, and `is_late`: had completed it by then.
         self.is_released = False
         self.is_late = False
+        #: Nobody decided in time, and others are asked now.
+        self.is_escalated = False
 
     @property
     def is_settled(self) -> bool:
         return self.state in SETTLED
 
     @property
-    def is_open(self) -> bool:
-        """An attempt was dispatched and has no outcome. A task that waits has none: nobody was asked to do anything."""
-        if self.state is TaskState.RUNNING:
-            return self.attempt > 0
-        return self.state is TaskState.QUEUED
-
-    @property
     def is_waiting(self) -> bool:
-        """It waits for its signal or its time."""
-        return self.state is TaskState.RUNNING and self.attempt == 0
+        """It waits for its signal, its decision or its time: nobody was asked to do anything."""
+        return self.state is TaskState.RUNNING and self.node.definition.is_waiting and self.group is None
 
     @property
     def is_delayed(self) -> bool:
@@ -82,6 +101,26 @@ class TaskActor:
         return self.retry_at is not None and (
             self.state is TaskState.RETRYING or self.state is TaskState.WAITING or self.is_waiting
         )
+
+    def reset(self) -> None:
+        """Back to the beginning, to run again; attempts go on counting, because each has its own subjects."""
+        if self.node.definition.is_waiting:
+            # A wait has no attempt, but its `due` needs a number of its own.
+            self.attempt += 1
+        self.state = TaskState.WAITING
+        self.base = self.attempt
+        self.is_open = self.is_released = self.is_late = self.is_escalated = False
+        self.closed = 0
+        self.first_dispatched_at = self.dispatched_at = self.taken_at = self.retry_at = self.started_at = None
+        self.completed_at = self.closed_at = None
+        self.result = self.content = self.error = self.config = self.input = None
+
+    def joins(self, upstream: Iterable["TaskActor"]) -> None:
+        """Counts its upstream tasks anew."""
+        states = [actor.state for actor in upstream]
+        self.waiting_for = sum(state not in SETTLED for state in states)
+        self.upstream_completed = sum(state is TaskState.COMPLETED for state in states)
+        self.upstream_failed = sum(state is TaskState.FAILED or state is TaskState.CANCELLED for state in states)
 
     def hears(self, upstream: TaskState) -> bool:
         """Takes in that an upstream task settled; answers whether it was the last one."""
@@ -121,7 +160,7 @@ class TaskActor:
     def view(self) -> dict[str, Any]:
         """What a condition sees of this task."""
         return {
-            "result": self.result,
+            "result": self.result if self.content is None else self.content,
             "state": str(self.state),
             "error": self.error.record() if self.error is not None else None,
         }
@@ -129,6 +168,7 @@ class TaskActor:
     def record(self) -> dict[str, Any]:
         """The whole state as plain data; two actors are in the same state when their records are equal."""
         record = {name: getattr(self, name) for name in self.__slots__ if name != "node"}
+        record["group"] = self.group.record() if self.group is not None else None
         record["state"] = str(self.state)
         record["error"] = self.error.record() if self.error is not None else None
         return record

@@ -214,6 +214,18 @@ class Subjects:
         """Transitions of the execution itself, not of its tasks."""
         return f"{self._status}*.{execution}._.*"
 
+    @property
+    def all_progress(self) -> str:
+        """Signs of progress of every running attempt."""
+        return f"{self._status}*.*.*.progress.*"
+
+    def parse_progress(self, subject: str) -> tuple[str, str, int] | None:
+        """(execution, task, attempt) of a sign of progress."""
+        tokens = subject[len(self._status) :].split(".") if subject.startswith(self._status) else []
+        if len(tokens) != 5 or tokens[3] != "progress" or not tokens[4].isdigit():
+            return None
+        return tokens[1], tokens[2], int(tokens[4])
+
     def all_ends(self, state: str) -> str:
         """Transitions of every execution itself to `state`."""
         return f"{self._status}*.*._.{state}"

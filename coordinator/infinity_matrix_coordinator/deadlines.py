@@ -4,7 +4,7 @@ A timer decides nothing. Its firing becomes a fact first (`due`, a command, or a
 the log's order says whether it came before a cancel. All functions are pure: `now` is the stream's time, given.
 """
 
-from infinity_matrix_actors.effect import Arm, AskTaken, CloseAttempt, Effect, PublishDue
+from infinity_matrix_actors.effect import Arm, AskHeartbeat, AskTaken, CloseAttempt, Effect, PublishDue
 from infinity_matrix_actors.fact import ErrorType, TaskError
 from infinity_matrix_actors.task_actor import TaskActor
 
@@ -30,7 +30,8 @@ def attempt_deadline(actor: TaskActor) -> float | None:
     assert actor.dispatched_at is not None
     total_at = actor.first_dispatched_at + definition.total_timeout
     if actor.taken_at is not None:
-        return total_at if definition.timeout is None else min(total_at, actor.taken_at + definition.timeout)
+        limits = (definition.timeout, definition.heartbeat_timeout)
+        return min([total_at, *(actor.taken_at + limit_s for limit_s in limits if limit_s is not None)])
     if definition.timeout is None and definition.queue_timeout is None:
         return total_at
     return min(total_at, actor.dispatched_at + _ask_after_s(actor, QUIET_ASK_S))
@@ -51,6 +52,12 @@ def expire_task(name: str, actor: TaskActor, now: float) -> list[Effect]:
     definition = actor.node.definition
     if actor.taken_at is None and (definition.timeout is not None or definition.queue_timeout is not None):
         return [AskTaken(name, actor.attempt)]
+    if (
+        actor.taken_at is not None
+        and definition.heartbeat_timeout is not None
+        and now >= actor.taken_at + definition.heartbeat_timeout
+    ):
+        return [AskHeartbeat(name, actor.attempt)]
     at = attempt_deadline(actor)
     return [] if at is None else [Arm(name, at)]
 
@@ -99,6 +106,25 @@ def expire_quiet(name: str, actor: TaskActor, now: float, is_queued: bool, seen_
     if now >= run_at:
         return [_attempt_timed_out(name, actor), Arm(name, now + CLOSE_AGAIN_S)]
     return [Arm(name, min(run_at, total_at))]
+
+
+def expire_heartbeat(name: str, actor: TaskActor, now: float, seen_at: float | None) -> list[Effect]:
+    """What follows once it is known when the attempt's agent last showed progress.
+
+    `seen_at` is the stream's time of the last `progress` this owner saw, or since when it listens; None is never.
+    """
+    definition = actor.node.definition
+    if not actor.is_open or actor.taken_at is None or definition.heartbeat_timeout is None:
+        return []
+    silent_at = max(actor.taken_at, seen_at or 0.0) + definition.heartbeat_timeout
+    if now < silent_at:
+        assert actor.first_dispatched_at is not None
+        limits = [silent_at, actor.first_dispatched_at + definition.total_timeout]
+        if definition.timeout is not None:
+            limits.append(actor.taken_at + definition.timeout)
+        return [Arm(name, min(limits))]
+    message = f"the agent gave no sign of progress for heartbeat_timeout, {definition.heartbeat_timeout:g} s"
+    return [CloseAttempt(name, actor.attempt, TaskError(ErrorType.TIMED_OUT, message)), Arm(name, now + CLOSE_AGAIN_S)]
 
 
 def _ask_after_s(actor: TaskActor, least_s: float) -> float:

@@ -5,24 +5,30 @@ waits, reads a clock or does anything itself, so every process that folds the sa
 effects: two coordinators on one shard, a client asking for the status, a simulation.
 """
 
-from collections import deque
-from typing import Any, assert_never
+from typing import assert_never
 
+from infinity_matrix_actors.definition import ClosePolicy
 from infinity_matrix_actors.effect import (
     Arm,
+    AskHeartbeat,
+    AskSlot,
     AskTaken,
+    CancelChild,
     CloseAttempt,
     Disarm,
     Effect,
     PublishDeadline,
-    PublishFinished,
     PublishStatus,
     PublishWork,
     PurgeWork,
+    StartChild,
     TellAgents,
 )
+from infinity_matrix_actors.errors import ConditionError
 from infinity_matrix_actors.fact import (
+    APPROVAL_SIGNAL,
     RELEASED_SIGNAL,
+    SLOT_SIGNAL,
     Command,
     CommandKind,
     Due,
@@ -35,87 +41,35 @@ from infinity_matrix_actors.fact import (
     Taken,
     TaskError,
 )
-from infinity_matrix_actors.plan import Plan
+from infinity_matrix_actors.names import RESERVED
 from infinity_matrix_actors.retry import delay_s, is_retried
+from infinity_matrix_actors.schema import problem_of
 from infinity_matrix_actors.state import ExecutionState, TaskState
 from infinity_matrix_actors.task_actor import TaskActor
 
-from infinity_matrix_coordinator.deadlines import (
-    CLOSE_AGAIN_S,
-    QUIET_ASK_S,
-    attempt_deadline,
-    expire_quiet,
-    expire_task,
-)
-from infinity_matrix_coordinator.saga import Saga
+from infinity_matrix_coordinator.beginning import arm, arm_execution, dispatch, stop, stop_children
+from infinity_matrix_coordinator.callbacks import answered, task_failed
+from infinity_matrix_coordinator.deadlines import CLOSE_AGAIN_S, expire_heartbeat, expire_quiet, expire_task
+from infinity_matrix_coordinator.execution import PAUSED, SLOT, Execution
+from infinity_matrix_coordinator.reopening import reopen
+from infinity_matrix_coordinator.routing import begin_ready, settle, take_up
+from infinity_matrix_coordinator.stopping import NOT_BEGUN, conclude, go_on_with_saga
+from infinity_matrix_coordinator.waiting import end_waiting, signalled
 
-#: Signals of one execution that nobody waits for yet; those beyond are ignored.
-SIGNALS_KEPT_MAX = 1000
-#: The error of an attempt that nobody had taken when its execution was stopped.
-NOT_BEGUN = TaskError(ErrorType.CANCELLED, "stopped before any agent took it", retryable=False)
+GRACE_OVER = TaskError(ErrorType.CANCELLED, "stopped, and the agent gave no outcome within the grace", retryable=False)
 
 
-class ExecutionActor:
-    """One execution's state. Only `receive` changes it."""
+class ExecutionActor(Execution):
+    """Folds facts into the state and answers effects. Only `receive` changes it."""
 
-    __slots__ = (
-        "decided_at",
-        "error",
-        "finished",
-        "id",
-        "ignored",
-        "input",
-        "open",
-        "plan",
-        "saga",
-        "sequence",
-        "settled",
-        "signals",
-        "started",
-        "state",
-        "stopped_at",
-        "stopped_by",
-        "tasks",
-    )
-
-    def __init__(self, started: Started, plan: Plan, sequence: int = 0) -> None:
-        self.id = started.execution
-        self.plan = plan
-        self.started = started
-        self.sequence = sequence
-        self.input = started.input
-        #: Running until the fact that decides otherwise; what that fact decided is final.
-        self.state = ExecutionState.RUNNING
-        self.tasks: dict[str, TaskActor] = {}
-        #: Tasks with a dispatched attempt that has no outcome: the barrier before anything terminal.
-        self.open: set[str] = set()
-        self.settled = 0
-        #: Signals that nobody waited for yet, by name, oldest first.
-        self.signals: dict[str, list[Any]] = {}
-        #: Set when no new task may start; `stopped_by` is the state the execution is heading for.
-        self.stopped_at: float | None = None
-        self.stopped_by: ExecutionState | None = None
-        self.error: dict[str, Any] | None = None
-        #: Begun once an execution that was stopped has no attempt open.
-        self.saga: Saga | None = None
-        self.decided_at: float | None = None
-        self.finished: Finished | None = None
-        #: Facts that changed nothing: late, forged or of an attempt that is not open.
-        self.ignored = 0
-
-    @property
-    def is_decided(self) -> bool:
-        return self.decided_at is not None
-
-    def task(self, task: str) -> TaskActor:
-        """The actor of a task; it exists from the first time it is spoken to."""
-        actor = self.tasks.get(task)
-        if actor is None:
-            actor = self.tasks[task] = TaskActor(self.plan.node(task))
-        return actor
+    __slots__ = ()
 
     def receive(self, fact: Fact) -> list[Effect]:
         """Folds one fact and answers what follows from it."""
+        if self.leaving:
+            for name in self.leaving:
+                self.tasks.pop(name, None)
+            self.leaving.clear()
         match fact:
             case Outcome():
                 return self._outcome(fact)
@@ -129,6 +83,7 @@ class ExecutionActor:
                 return self._command(fact)
             case Finished():
                 self.finished = fact
+                self.finishes = max(self.finishes, fact.n)
                 return []
             case Signal():
                 return self._signal(fact)
@@ -141,42 +96,53 @@ class ExecutionActor:
             return []
         effects: list[Effect] = [PurgeWork(name, actor.closed) for name, actor in self.tasks.items() if actor.closed]
         if self.is_decided:
-            return [*effects, self._finish_effect()]
+            return [*effects, self.finish_effect()]
+        if SLOT in self.holds and self.slot_key is not None and self.plan.definition.slots is not None:
+            max_running = self.plan.definition.slots.max_running
+            effects.append(AskSlot(self.slot_key, max_running, self.finishes + 1))
         for name, actor in self.tasks.items():
             if actor.is_open:
                 assert actor.dispatched_at is not None
-                effects.append(PublishWork(name, actor.attempt, actor.dispatched_at))
-            self._arm(name, actor, effects)
+                if actor.node.definition.child is None:
+                    effects.append(PublishWork(name, actor.attempt, actor.dispatched_at))
+                else:
+                    effects.append(StartChild(name, actor.attempt, actor.dispatched_at))
+            arm(name, actor, effects)
         if self.stopped_at is not None and self.saga is None:
-            effects.append(TellAgents(None, self._stop_reason()))
-        self._arm_execution(effects)
+            effects.append(TellAgents(None, self.stop_reason))
+            effects.extend(stop_children(self))
+        arm_execution(self, effects)
         return effects
 
     def expire(self, task: str | None, now: float) -> list[Effect]:
         """What follows when a timer fires at stream time `now`: the task's, or with None the execution's own."""
         if task is not None:
-            actor = self.tasks.get(task)
-            if actor is None or self.is_decided:
-                return []
-            if self.stopped_at is not None and not actor.is_open and task not in self.plan.undo_nodes:
-                # Its backoff leads nowhere any more; a `due` now would only burn the slot.
-                return []
-            effects = expire_task(task, actor, now)
-            if self._is_stopping(actor) and not any(isinstance(effect, CloseAttempt) for effect in effects):
-                return [AskTaken(task, actor.attempt)]
-            return effects
-        at = self._deadline()
+            return self._expire_task(task, now)
+        at = self.deadline()
         if at is None:
             return []
         if now < at:
             return [Arm(None, at)]
         if self.stopped_at is None:
-            return [PublishDeadline(), Arm(None, now + CLOSE_AGAIN_S)]
-        error = TaskError(
-            ErrorType.CANCELLED, "stopped, and the agent gave no outcome within the grace", retryable=False
-        )
-        closings: list[Effect] = [CloseAttempt(name, self.tasks[name].attempt, error) for name in sorted(self.open)]
-        return [*closings, Arm(None, now + CLOSE_AGAIN_S)]
+            return [PublishDeadline(self.finishes + 1), Arm(None, now + CLOSE_AGAIN_S)]
+        closings: list[Effect] = [
+            CloseAttempt(name, self.tasks[name].attempt, GRACE_OVER)
+            for name in sorted(self.open)
+            if self.tasks[name].node.definition.child is None
+        ]
+        return [*closings, *stop_children(self), Arm(None, now + CLOSE_AGAIN_S)]
+
+    def _expire_task(self, task: str, now: float) -> list[Effect]:
+        actor = self.tasks.get(task)
+        if actor is None or self.is_decided:
+            return []
+        if self.stopped_at is not None and not actor.is_open and not self.is_undoing(task):
+            # Its backoff leads nowhere any more; a `due` now would only burn the slot.
+            return []
+        effects = expire_task(task, actor, now)
+        if self.is_stopping(task, actor) and not any(isinstance(effect, CloseAttempt) for effect in effects):
+            return [AskTaken(task, actor.attempt)]
+        return effects
 
     def expire_quiet(
         self, task: str, attempt: int, now: float, is_queued: bool, seen_taken_at: float | None
@@ -185,60 +151,83 @@ class ExecutionActor:
         actor = self.tasks.get(task)
         if actor is None or actor.attempt != attempt or self.is_decided:
             return []
-        if self._is_stopping(actor) and is_queued:
+        if self.is_stopping(task, actor) and is_queued:
             # Nobody has it, so nobody need be given a grace.
             return [CloseAttempt(task, attempt, NOT_BEGUN), Arm(task, now + CLOSE_AGAIN_S)]
         return expire_quiet(task, actor, now, is_queued, seen_taken_at)
 
-    def _is_stopping(self, actor: TaskActor) -> bool:
-        """The execution is to end, and this attempt may still lie in its queue."""
-        return self.stopped_at is not None and self.saga is None and actor.is_open and actor.taken_at is None
-
-    def progress_percent(self) -> float:
-        """Settled tasks over all tasks, in percent."""
-        return 100.0 if self.state is ExecutionState.COMPLETED else 100.0 * self.settled / len(self.plan.nodes)
-
-    def record(self) -> dict[str, Any]:
-        """The whole state as plain data; two actors are in the same state when their records are equal."""
-        return {
-            "id": self.id,
-            "state": str(self.state),
-            "open": sorted(self.open),
-            "settled": self.settled,
-            "stopped_at": self.stopped_at,
-            "stopped_by": self.stopped_by,
-            "error": self.error,
-            "decided_at": self.decided_at,
-            "finished": self.finished,
-            "signals": {name: list(kept) for name, kept in sorted(self.signals.items()) if kept},
-            "saga": self.saga.record() if self.saga is not None else None,
-            "tasks": {name: actor.record() for name, actor in sorted(self.tasks.items())},
-        }
+    def expire_heartbeat(self, task: str, attempt: int, now: float, seen_at: float | None) -> list[Effect]:
+        """What follows once it is known when an agent last showed progress (answers `AskHeartbeat`)."""
+        actor = self.tasks.get(task)
+        if actor is None or actor.attempt != attempt or self.is_decided:
+            return []
+        return expire_heartbeat(task, actor, now, seen_at)
 
     def _start(self, fact: Started) -> list[Effect]:
-        if self.tasks or self.is_decided:
+        if self.tasks or self.is_decided or self.slot_key is not None:
             self.ignored += 1
             return []
+        if fact.skipped:
+            self.state, self.decided_at = ExecutionState.CANCELLED, fact.at
+            self.error = {"type": "skipped", "message": "this tick of the schedule was passed over"}
+            return []
         effects: list[Effect] = [PublishStatus(None, self.state, 0, fact.at)]
-        completions: deque[TaskActor] = deque()
-        for name in self.plan.roots:
-            actor = self.task(name)
-            if self.stopped_at is None and self._decide_task(name, actor, fact.at, effects):
-                completions.append(actor)
-        self._route(completions, fact.at, effects)
-        self._arm_execution(effects)
-        self._conclude(fact.at, effects)
+        definition = self.plan.definition
+        problem = problem_of(definition.input_schema, self.input) if definition.input_schema is not None else None
+        if problem is not None:
+            error = {"type": str(ErrorType.INVALID_INPUT), "message": f"the input is not as its schema says: {problem}"}
+            stop(self, ExecutionState.FAILED, error, fact.at, effects)
+        elif definition.slots is not None and self.stopped_at is None:
+            self._ask_slot(definition.slots.max_running, fact.at, effects)
+        if SLOT not in self.holds:
+            self._begin(fact.at, effects)
+        arm_execution(self, effects)
+        conclude(self, fact.at, effects)
         return effects
+
+    def _begin(self, at: float, effects: list[Effect]) -> None:
+        if not self.started.seed:
+            begin_ready(self, self.plan.roots, at, effects)
+            return
+        for name, result in self.started.seed.items():
+            if name in self.plan.nodes and self.stopped_at is None:
+                actor = self.task(name)
+                actor.result = result
+                actor.state = TaskState.COMPLETED
+                actor.completed_at = at
+                self.settled += 1
+                effects.append(PublishStatus(name, actor.state, 0, at))
+        take_up(self, at, effects)
+
+    def _ask_slot(self, max_running: int, at: float, effects: list[Effect]) -> None:
+        key = ""
+        if self.plan.key is not None:
+            try:
+                key = str(self.plan.key.evaluate({}, {"input": self.input}))
+            except ConditionError as problem:
+                error = {"type": str(ErrorType.EXPRESSION), "message": f"key: {problem.reason}"}
+                stop(self, ExecutionState.FAILED, error, at, effects)
+                return
+        self.holds.add(SLOT)
+        self.slot_key = key
+        effects.append(AskSlot(key, max_running, 1))
 
     def _taken(self, fact: Taken) -> list[Effect]:
         actor = self._open_attempt(fact)
+        if actor is not None and actor.node.definition.child is not None:
+            actor.instance = fact.instance
+            return []
         if actor is None or actor.taken_at is not None:
             self.ignored += 1
             return []
         actor.taken_at = fact.at
+        actor.instance = fact.instance
         actor.state = TaskState.RUNNING
         effects: list[Effect] = [PublishStatus(fact.task, actor.state, actor.attempt, fact.at)]
-        self._arm(fact.task, actor, effects)
+        arm(fact.task, actor, effects)
+        if actor.node.definition.heartbeat_timeout is not None:
+            # Whoever listens for it begins now, not when the first time is over.
+            effects.append(AskHeartbeat(fact.task, actor.attempt))
         return effects
 
     def _outcome(self, fact: Outcome) -> list[Effect]:
@@ -248,33 +237,55 @@ class ExecutionActor:
             return []
         name = fact.task
         self.open.discard(name)
+        actor.is_open = False
         actor.started_at = fact.started_at if fact.started_at is not None else actor.taken_at
         actor.completed_at = fact.at
         actor.result = fact.result
+        actor.content = fact.content
         actor.error = fact.error
-        if fact.closed:
-            actor.closed = fact.attempt
-            actor.closed_at = fact.at
-            actor.is_released = False
         effects: list[Effect] = [Disarm(name)]
         if fact.closed:
-            effects.append(PurgeWork(name, fact.attempt))
-            effects.append(TellAgents(name, str(fact.error.type) if fact.error else "", fact.attempt))
-        if fact.error is None:
-            self._settle(name, actor, TaskState.COMPLETED, fact.at, effects)
-        elif not self._retry(name, actor, fact.error, fact.at, effects):
-            cancelled = self.stopped_at is not None and self.saga is None and fact.error.type == ErrorType.CANCELLED
-            self._settle(name, actor, TaskState.CANCELLED if cancelled else TaskState.FAILED, fact.at, effects)
-        self._conclude(fact.at, effects)
+            self._close(name, actor, fact, effects)
+        definition = actor.node.definition
+        if definition.result_schema is not None and actor.error is None:
+            value = fact.result if fact.content is None else fact.content
+            problem = problem_of(definition.result_schema, value)
+            if problem is not None:
+                message = f"the result is not as its schema says: {problem}"
+                actor.error = TaskError(ErrorType.INVALID_RESULT, message, retryable=False)
+                actor.result = actor.content = None
+        if name in self.calls or name in self.notices:
+            answered(self, name, actor, fact.at, effects)
+        elif actor.error is None:
+            settle(self, name, actor, TaskState.COMPLETED, fact.at, effects)
+        elif not self._retry(name, actor, actor.error, fact.at, effects):
+            is_cancelled = self.stopped_at is not None and self.saga is None
+            if is_cancelled and actor.error.type == ErrorType.CANCELLED:
+                settle(self, name, actor, TaskState.CANCELLED, fact.at, effects)
+            else:
+                task_failed(self, name, actor, actor.error, fact.at, effects)
+        conclude(self, fact.at, effects)
         return effects
+
+    def _close(self, name: str, actor: TaskActor, fact: Outcome, effects: list[Effect]) -> None:
+        """A coordinator gave the outcome: nobody knows whether the agent did the work."""
+        actor.closed = fact.attempt
+        actor.closed_at = fact.at
+        actor.is_released = False
+        reason = str(fact.error.type) if fact.error is not None else ""
+        child = actor.node.definition.child
+        if child is None:
+            effects.append(PurgeWork(name, fact.attempt))
+            effects.append(TellAgents(name, reason, fact.attempt))
+        elif child.close is ClosePolicy.CANCEL or self.stopped_at is None:
+            effects.append(CancelChild(name, fact.attempt, reason))
 
     def _due(self, fact: Due) -> list[Effect]:
         actor = self.tasks.get(fact.task)
-        is_undoing = fact.task in self.plan.undo_nodes
         if (
             actor is None
             or self.is_decided
-            or (self.stopped_at is not None and not is_undoing)
+            or (self.stopped_at is not None and not self.is_undoing(fact.task))
             or not actor.is_delayed
             or fact.attempt != actor.attempt + 1
         ):
@@ -282,79 +293,115 @@ class ExecutionActor:
             return []
         effects: list[Effect] = []
         if actor.is_waiting:
-            self._end_waiting(fact.task, actor, fact.at, effects)
+            end_waiting(self, fact.task, actor, fact.at, effects)
+            conclude(self, fact.at, effects)
             return effects
         if self.saga is not None:
             self.saga.begin(fact.task)
-        self._dispatch(fact.task, actor, fact.at, effects)
+        dispatch(self, fact.task, actor, fact.at, effects)
         return effects
 
     def _command(self, fact: Command) -> list[Effect]:
-        if self.is_decided or self.stopped_by is ExecutionState.CANCELLED:
-            self.ignored += 1
-            return []
         effects: list[Effect] = []
         match fact.kind:
+            case CommandKind.RETRY:
+                is_taken = self._reopen(fact.at, effects)
+            case CommandKind.COMPENSATE:
+                is_taken = self._compensate(fact.at, effects)
+            case CommandKind.PAUSE:
+                is_taken = self._pause(fact.at, effects)
+            case CommandKind.RESUME:
+                is_taken = self._resume(fact.at, effects)
             case CommandKind.CANCEL:
                 # A cancel that comes while a failure is being wound up changes nothing: the failure came first.
-                if self.stopped_at is None:
-                    reason = fact.reason or "cancelled on request"
-                    self._stop(
-                        ExecutionState.CANCELLED,
-                        {"type": str(ErrorType.CANCELLED), "message": reason},
-                        fact.at,
-                        effects,
-                    )
+                is_taken = self.stopped_at is None and not self.is_decided
+                if is_taken:
+                    self.grace = fact.grace
+                    self.holds.clear()
+                    error = {"type": str(ErrorType.CANCELLED), "message": fact.reason or "cancelled on request"}
+                    stop(self, ExecutionState.CANCELLED, error, fact.at, effects)
             case CommandKind.DEADLINE:
-                if self.stopped_at is None and self.plan.definition.timeout is not None:
-                    message = f"the workflow took longer than its timeout of {self.plan.definition.timeout:g} s"
-                    self._stop(
-                        ExecutionState.FAILED, {"type": str(ErrorType.TIMED_OUT), "message": message}, fact.at, effects
-                    )
-            case CommandKind.PAUSE | CommandKind.RESUME | CommandKind.RETRY | CommandKind.COMPENSATE:
-                self.ignored += 1
+                timeout_s = self.plan.definition.timeout
+                is_taken = self.stopped_at is None and not self.is_decided and timeout_s is not None
+                if is_taken:
+                    message = f"the workflow took longer than its timeout of {timeout_s:g} s"
+                    error = {"type": str(ErrorType.TIMED_OUT), "message": message}
+                    stop(self, ExecutionState.FAILED, error, fact.at, effects)
             case _:
                 assert_never(fact.kind)
-        self._conclude(fact.at, effects)
+        if not is_taken:
+            self.ignored += 1
+            return []
+        conclude(self, fact.at, effects)
         return effects
+
+    def _reopen(self, at: float, effects: list[Effect]) -> bool:
+        if self.finished is None or self.state is ExecutionState.COMPLETED or self.started.skipped:
+            return False
+        slots = self.plan.definition.slots
+        if slots is not None and self.slot_key is not None:
+            # It gave its slot back when it ended.
+            self.holds.add(SLOT)
+            effects.append(AskSlot(self.slot_key, slots.max_running, self.finishes + 1))
+        reopen(self, set(), at, effects)
+        return True
+
+    def _compensate(self, at: float, effects: list[Effect]) -> bool:
+        if self.finished is None or self.saga is None or not self.saga.failed:
+            return False
+        self.finished = self.decided_at = None
+        self.state = ExecutionState.COMPENSATING
+        for undo in self.saga.reopen():
+            self.tasks[undo].reset()
+        effects.append(PublishStatus(None, self.state, 0, at, self.error))
+        return True
+
+    def _pause(self, at: float, effects: list[Effect]) -> bool:
+        if self.is_decided or PAUSED in self.holds:
+            return False
+        self.holds.add(PAUSED)
+        self.state = ExecutionState.PAUSED
+        effects.append(PublishStatus(None, self.state, 0, at))
+        return True
+
+    def _resume(self, at: float, effects: list[Effect]) -> bool:
+        if self.is_decided or PAUSED not in self.holds:
+            return False
+        self.holds.discard(PAUSED)
+        self.state = ExecutionState.RUNNING if self.saga is None else ExecutionState.COMPENSATING
+        effects.append(PublishStatus(None, self.state, 0, at))
+        self._dispatch_held(at, effects)
+        return True
+
+    def _dispatch_held(self, at: float, effects: list[Effect]) -> None:
+        if self.holds:
+            return
+        held, self.held = self.held, {}
+        for name in held:
+            dispatch(self, name, self.tasks[name], at, effects)
 
     def _signal(self, fact: Signal) -> list[Effect]:
+        effects: list[Effect] = []
         if fact.name == RELEASED_SIGNAL:
             return self._released(fact)
-        if self.is_decided or self.stopped_at is not None:
+        is_taken = not self.is_decided and self.stopped_at is None
+        if is_taken and fact.name == SLOT_SIGNAL:
+            is_taken = SLOT in self.holds
+            if is_taken:
+                self.holds.discard(SLOT)
+                if self.tasks:
+                    self._dispatch_held(fact.at, effects)
+                else:
+                    self._begin(fact.at, effects)
+        elif is_taken and (not fact.name.startswith(RESERVED) or fact.name == APPROVAL_SIGNAL):
+            is_taken = signalled(self, fact, effects)
+        else:
+            is_taken = False
+        if not is_taken:
             self.ignored += 1
             return []
-        effects: list[Effect] = []
-        for name, actor in self.tasks.items():
-            if actor.is_waiting and actor.node.definition.wait_for == fact.name:
-                self._signalled(name, actor, fact.data, fact.at, effects)
-                return effects
-        if sum(map(len, self.signals.values())) >= SIGNALS_KEPT_MAX:
-            self.ignored += 1
-            return []
-        # Nobody waits for it yet: it is kept for who will.
-        self.signals.setdefault(fact.name, []).append(fact.data)
+        conclude(self, fact.at, effects)
         return effects
-
-    def _signalled(self, name: str, actor: TaskActor, data: Any, at: float, effects: list[Effect]) -> None:
-        actor.result = data
-        effects.append(Disarm(name))
-        self._settle(name, actor, TaskState.COMPLETED, at, effects)
-        self._conclude(at, effects)
-
-    def _end_waiting(self, name: str, actor: TaskActor, at: float, effects: list[Effect]) -> None:
-        """The time of a waiting task has come: a sleep is over, or a signal did not come within `timeout`."""
-        definition = actor.node.definition
-        effects.append(Disarm(name))
-        state = TaskState.COMPLETED
-        if definition.wait_for is not None and definition.on_timeout is None:
-            message = f"the signal {definition.wait_for!r} did not come within timeout, {definition.timeout:g} s"
-            actor.error = TaskError(ErrorType.TIMED_OUT, message, retryable=False)
-            state = TaskState.FAILED
-        elif definition.on_timeout is not None:
-            actor.result = definition.on_timeout["result"]
-        self._settle(name, actor, state, at, effects)
-        self._conclude(at, effects)
 
     def _released(self, fact: Signal) -> list[Effect]:
         """An agent let go of an attempt that was closed: what undoes it need not wait for the lease."""
@@ -370,10 +417,11 @@ class ExecutionActor:
             actor.is_late = True
             error = actor.error.record() if actor.error is not None else None
             effects.append(PublishStatus(task, actor.state, actor.attempt, fact.at, error))
-        undo = self.plan.undo_of.get(task)
-        if self.saga is not None and undo is not None:
-            self.saga.leased_until.pop(undo, None)
-            self._conclude(fact.at, effects)
+        if self.saga is not None:
+            for undo, forward in self.saga.forward_of.items():
+                if forward == task:
+                    self.saga.leased_until.pop(undo, None)
+            go_on_with_saga(self, fact.at, effects)
         return effects
 
     def _open_attempt(self, fact: Outcome | Taken) -> TaskActor | None:
@@ -389,59 +437,12 @@ class ExecutionActor:
             return None
         return actor
 
-    def _begin_waiting(self, name: str, actor: TaskActor, at: float, effects: list[Effect]) -> bool:
-        """Begins a task that no agent does; answers whether it is settled by a signal that came before."""
-        definition = actor.node.definition
-        actor.state = TaskState.RUNNING
-        actor.dispatched_at = actor.taken_at = at
-        effects.append(PublishStatus(name, actor.state, 0, at))
-        kept = self.signals.get(definition.wait_for) if definition.wait_for is not None else None
-        if kept:
-            actor.result = kept.pop(0)
-            return self._mark(name, actor, TaskState.COMPLETED, at, effects)
-        if definition.until is not None:
-            actor.retry_at = definition.until
-        else:
-            wait_s = definition.sleep if definition.sleep is not None else definition.timeout
-            actor.retry_at = at + wait_s if wait_s is not None else None
-        if actor.retry_at is not None:
-            effects.append(Arm(name, actor.retry_at))
-        return False
-
-    def _dispatch(self, name: str, actor: TaskActor, at: float, effects: list[Effect]) -> None:
-        actor.state = TaskState.QUEUED
-        actor.attempt += 1
-        actor.dispatched_at = at
-        # What is known of the attempt before goes, except its error: that says why there is another.
-        actor.taken_at = actor.started_at = actor.completed_at = actor.retry_at = None
-        if actor.first_dispatched_at is None:
-            actor.first_dispatched_at = at
-        self.open.add(name)
-        effects.append(PublishWork(name, actor.attempt, at))
-        effects.append(PublishStatus(name, actor.state, actor.attempt, at))
-        self._arm(name, actor, effects)
-
-    def _decide_task(self, name: str, actor: TaskActor, at: float, effects: list[Effect]) -> bool:
-        """All upstream tasks are settled: dispatch, skip or fail the task. Answers whether it is settled by that."""
-        if not actor.runs():
-            return self._mark(name, actor, TaskState.SKIPPED, at, effects)
-        answer = actor.asks_condition(self.tasks, self.input)
-        if isinstance(answer, TaskError):
-            actor.error = answer
-            return self._mark(name, actor, TaskState.FAILED, at, effects)
-        if not answer:
-            return self._mark(name, actor, TaskState.SKIPPED, at, effects)
-        if actor.node.definition.is_waiting:
-            return self._begin_waiting(name, actor, at, effects)
-        self._dispatch(name, actor, at, effects)
-        return False
-
     def _retry(self, name: str, actor: TaskActor, error: TaskError, at: float, effects: list[Effect]) -> bool:
         definition = actor.node.definition
-        is_stopped = self.stopped_at is not None and name not in self.plan.undo_nodes
-        if is_stopped or not is_retried(definition.retry, actor.attempt, error):
+        is_stopped = self.stopped_at is not None and not self.is_undoing(name)
+        if is_stopped or not is_retried(definition.retry, actor.attempt - actor.base, error):
             return False
-        retry_at = at + delay_s(definition.retry, actor.attempt, error, self.id, name)
+        retry_at = at + delay_s(definition.retry, actor.attempt - actor.base, error, self.id, name)
         assert actor.first_dispatched_at is not None
         if retry_at >= actor.first_dispatched_at + definition.total_timeout:
             return False
@@ -450,140 +451,3 @@ class ExecutionActor:
         effects.append(PublishStatus(name, actor.state, actor.attempt, at, error.record()))
         effects.append(Arm(name, retry_at))
         return True
-
-    def _mark(self, name: str, actor: TaskActor, state: TaskState, at: float, effects: list[Effect]) -> bool:
-        actor.state = state
-        actor.completed_at = at
-        self.settled += 1
-        error = actor.error
-        effects.append(PublishStatus(name, state, actor.attempt, at, error.record() if error is not None else None))
-        if state is TaskState.FAILED and not actor.node.failure_is_handled:
-            assert error is not None
-            self._stop(ExecutionState.FAILED, {**error.record(), "task": name}, at, effects)
-        return True
-
-    def _settle(self, name: str, actor: TaskActor, state: TaskState, at: float, effects: list[Effect]) -> None:
-        if self.saga is not None:
-            actor.state = state
-            error = actor.error.record() if actor.error is not None else None
-            effects.append(PublishStatus(name, state, actor.attempt, at, error))
-            self.saga.settle(name, actor.node.definition.compensates, state is TaskState.COMPLETED)
-            return
-        self._mark(name, actor, state, at, effects)
-        self._route(deque((actor,)), at, effects)
-
-    def _route(self, completions: deque[TaskActor], at: float, effects: list[Effect]) -> None:
-        """Routes completions to their subscribers, and those that follow at once to theirs, without recursion."""
-        while completions and self.stopped_at is None:
-            settled = completions.popleft()
-            for subscriber in settled.node.subscribers:
-                listener = self.task(subscriber)
-                if (
-                    listener.hears(settled.state)
-                    and self.stopped_at is None
-                    and self._decide_task(subscriber, listener, at, effects)
-                ):
-                    completions.append(listener)
-
-    def _stop(self, to: ExecutionState, error: dict[str, Any], at: float, effects: list[Effect]) -> None:
-        """No new task starts from here on; running agents are told, and have `grace` to give their outcome."""
-        if self.stopped_at is not None:
-            return
-        self.stopped_at = at
-        self.stopped_by = to
-        self.error = error
-        if self.open:
-            effects.append(TellAgents(None, self._stop_reason()))
-        # What an agent has it says itself; what lies in a queue is found there, and need not wait for the grace.
-        effects.extend(Arm(name, at + QUIET_ASK_S) for name in sorted(self.open) if self.tasks[name].taken_at is None)
-        self._arm_execution(effects)
-
-    def _conclude(self, at: float, effects: list[Effect]) -> None:
-        """Decides the terminal state, or goes on with the saga, once no dispatched attempt is without its outcome."""
-        if self.is_decided:
-            return
-        if self.saga is None:
-            if self.open:
-                return
-            if self.stopped_by is None:
-                if self.settled == len(self.plan.nodes):
-                    self._decide(ExecutionState.COMPLETED, at, effects)
-                return
-            self._begin_saga(at, effects)
-        self._go_on_with_saga(at, effects)
-
-    def _begin_saga(self, at: float, effects: list[Effect]) -> None:
-        for name in self.plan.nodes:
-            actor = self.task(name)
-            if not actor.is_settled:
-                if actor.is_delayed:
-                    effects.append(Disarm(name))
-                self._mark(name, actor, TaskState.CANCELLED, at, effects)
-        self.saga = Saga(self.plan, self.tasks)
-        if not self.saga.is_over:
-            self.state = ExecutionState.COMPENSATING
-            effects.append(Disarm(None))
-            effects.append(PublishStatus(None, self.state, 0, at, self.error))
-
-    def _go_on_with_saga(self, at: float, effects: list[Effect]) -> None:
-        assert self.saga is not None
-        assert self.stopped_by is not None
-        for undo in self.saga.ready():
-            actor = self.task(undo)
-            leased_until = self.saga.leased_until.get(undo, at)
-            if leased_until > at:
-                if actor.retry_at is None:
-                    actor.retry_at = leased_until
-                    effects.append(Arm(undo, leased_until))
-                continue
-            self.saga.begin(undo)
-            self._dispatch(undo, actor, at, effects)
-        if self.saga.is_over:
-            self._decide(ExecutionState.FAILED if self.saga.failed else self.stopped_by, at, effects)
-
-    def _decide(self, state: ExecutionState, at: float, effects: list[Effect]) -> None:
-        self.state = state
-        self.decided_at = at
-        effects.append(Disarm(None))
-        effects.append(self._finish_effect())
-        effects.append(PublishStatus(None, self.state, 0, at, self.error))
-
-    def _finish_effect(self) -> PublishFinished:
-        assert self.decided_at is not None
-        return PublishFinished(self.state, self.error, self.decided_at, self.compensation, self.compensated)
-
-    @property
-    def compensation(self) -> str | None:
-        """`complete` or `incomplete` once there was something to undo, else None."""
-        if self.saga is None or not (self.saga.compensated or self.saga.failed):
-            return None
-        return "incomplete" if self.saga.failed else "complete"
-
-    @property
-    def compensated(self) -> tuple[str, ...]:
-        """The tasks that were undone, in the order it was done."""
-        return tuple(self.saga.compensated) if self.saga is not None else ()
-
-    def _stop_reason(self) -> str:
-        return str(self.error["message"]) if self.error is not None else ""
-
-    def _arm(self, name: str, actor: TaskActor, effects: list[Effect]) -> None:
-        at = attempt_deadline(actor)
-        if at is not None:
-            effects.append(Arm(name, at))
-
-    def _arm_execution(self, effects: list[Effect]) -> None:
-        at = self._deadline()
-        if at is not None:
-            effects.append(Arm(None, at))
-
-    def _deadline(self) -> float | None:
-        """When the execution's own timer is due: its timeout, or the end of the grace once it is stopped."""
-        if self.is_decided:
-            return None
-        definition = self.plan.definition
-        if self.saga is not None:
-            return None
-        if self.stopped_at is not None:
-            return self.stopped_at + definition.grace
-        return None if definition.timeout is None else self.started.at + definition.timeout

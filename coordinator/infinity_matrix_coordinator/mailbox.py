@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from infinity_matrix_actors.effect import Effect
-from infinity_matrix_actors.fact import Fact, Finished, Started
+from infinity_matrix_actors.fact import Command, CommandKind, Fact, Finished, Started
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.log import get_logger
 
@@ -20,6 +20,7 @@ ORPHANS_KEPT_S = 3600.0
 ORPHAN_EXECUTIONS_MAX = 10_000
 #: Finished executions remembered, so that a late fact of one is not taken for an orphan.
 FINISHED_REMEMBERED_MAX = 100_000
+REOPENING = frozenset({CommandKind.RETRY, CommandKind.COMPENSATE})
 log = get_logger("infinity_matrix.coordinator")
 
 
@@ -31,6 +32,14 @@ class Parked:
     at: float
     facts: list[tuple[int, Fact]] = field(default_factory=list)
     started: Started | None = None
+
+
+@dataclass(slots=True)
+class Reopening:
+    """An execution that ended and is taken up again: its facts are read before anything else of it is folded."""
+
+    sequence: int
+    facts: list[tuple[int, Fact]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,7 @@ class Mailbox:
         self.executions: OrderedDict[str, ExecutionActor] = OrderedDict()
         self.parked: OrderedDict[str, Parked] = OrderedDict()
         self.quarantined: OrderedDict[str, Quarantine] = OrderedDict()
+        self.reopening: dict[str, Reopening] = {}
         #: Executions that were opened after younger ones, so that the first of `executions` is not the oldest.
         self._opened_late: dict[str, ExecutionActor] = {}
         self._youngest = 0
@@ -59,7 +69,9 @@ class Mailbox:
         """Gives a fact to its actor and answers the effects; parks it when there is no actor yet."""
         actor = self.executions.get(fact.execution)
         if actor is not None:
-            return self._receive(actor, fact, sequence)
+            return self._receive(actor, fact, sequence) if sequence > actor.folded else []
+        if self._is_of_reopened(fact, sequence):
+            return []
         if fact.execution in self._finished or fact.execution in self.quarantined:
             self.dropped += 1
             if isinstance(fact, Finished):
@@ -83,6 +95,44 @@ class Mailbox:
             return []
         self._park(fact, sequence).facts.append((sequence, fact))
         return []
+
+    def reopen(self, execution: str, facts: list[tuple[int, Fact]], plan: Plan | None) -> None:
+        """Folds all facts of an execution that is taken up again; without a plan it stays ended."""
+        reopening = self.reopening.pop(execution)
+        started = next((fact for _, fact in facts if isinstance(fact, Started)), None)
+        if started is None or plan is None:
+            self.forget(execution)
+            return
+        # A new owner must find the command that reopened it; what is before that is read again, as here.
+        actor = ExecutionActor(started, plan, reopening.sequence)
+        last = max(sequence for sequence, _ in facts)
+        later = [(sequence, fact) for sequence, fact in reopening.facts if sequence > last]
+        self._finished.pop(execution, None)
+        self.executions[execution] = self._opened_late[execution] = actor
+        self._fold(actor, started, [*facts, *later])
+        actor.folded = max(last, *(sequence for sequence, _ in later), 0)
+        if actor.finished is not None:
+            self.forget(execution)
+
+    def _fold(self, actor: ExecutionActor, started: Started, facts: list[tuple[int, Fact]]) -> None:
+        """All facts of one execution, `started` first even where a cancel is older."""
+        for fact in (started, *(fact for _, fact in facts if fact is not started)):
+            self._receive(actor, fact, actor.sequence, is_kept=True)
+            if actor.id in self.quarantined:
+                return
+
+    def _is_of_reopened(self, fact: Fact, sequence: int) -> bool:
+        """Keeps the facts of an execution that ended and is taken up again, beginning with the command that says so."""
+        reopening = self.reopening.get(fact.execution)
+        if reopening is None:
+            parked = self.parked.get(fact.execution)
+            is_reopening = isinstance(fact, Command) and fact.kind in REOPENING
+            if not is_reopening or fact.execution in self.quarantined or (parked is not None and parked.started):
+                return False
+            reopening = self.reopening[fact.execution] = Reopening(sequence)
+            self.parked.pop(fact.execution, None)
+        reopening.facts.append((sequence, fact))
+        return True
 
     def awaited_definitions(self) -> dict[str, list[str]]:
         """Definitions that parked executions wait for, each with those executions."""
@@ -134,6 +184,8 @@ class Mailbox:
             oldest = min(oldest, actor.sequence)
         for parked in self.parked.values():
             oldest = min(oldest, parked.sequence)
+        for reopening in self.reopening.values():
+            oldest = min(oldest, reopening.sequence)
         for quarantine in self.quarantined.values():
             oldest = min(oldest, quarantine.sequence)
         return oldest
@@ -150,7 +202,7 @@ class Mailbox:
         self.executions.pop(execution, None)
         self._opened_late.pop(execution, None)
 
-    def _receive(self, actor: ExecutionActor, fact: Fact, sequence: int) -> list[Effect]:
+    def _receive(self, actor: ExecutionActor, fact: Fact, sequence: int, *, is_kept: bool = False) -> list[Effect]:
         try:
             effects = actor.receive(fact)
         except Exception as error:
@@ -159,7 +211,7 @@ class Mailbox:
             self._close(actor.id)
             self.quarantined[actor.id] = Quarantine(actor.sequence, f"{type(error).__name__}: {error}")
             return []
-        if actor.finished is not None:
+        if actor.finished is not None and not is_kept:
             self.forget(actor.id)
         return effects
 

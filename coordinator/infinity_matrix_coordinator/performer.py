@@ -10,7 +10,10 @@ from typing import Any, assert_never
 
 from infinity_matrix_actors.effect import (
     Arm,
+    AskHeartbeat,
+    AskSlot,
     AskTaken,
+    CancelChild,
     CloseAttempt,
     Disarm,
     Effect,
@@ -20,6 +23,7 @@ from infinity_matrix_actors.effect import (
     PublishStatus,
     PublishWork,
     PurgeWork,
+    StartChild,
     TellAgents,
 )
 from infinity_matrix_actors.errors import InfinityMatrixError, PayloadNotEncodable, PayloadTooLarge
@@ -34,8 +38,10 @@ from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects
 
 from infinity_matrix_coordinator.backlog import QUEUED_MAX, Attempt, Backlog
+from infinity_matrix_coordinator.children import Children
 from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.slots import SlotKeys
 from infinity_matrix_coordinator.status_message import status_payload
 from infinity_matrix_coordinator.timers import Timers
 from infinity_matrix_coordinator.views import is_small, outputs_of
@@ -76,11 +82,14 @@ class Performer:
     instance: str
     repair: Callable[[Attempt], None]
     ask_taken: Callable[[str, str, int], None]
+    ask_heartbeat: Callable[[str, str, int], None]
+    slots: SlotKeys
     wake_timers: Callable[[], None]
     publisher: Publisher = field(init=False)
     timers: Timers[TimerKey] = field(default_factory=Timers)
     counters: Counters = field(default_factory=Counters)
     backlog: Backlog = field(init=False)
+    children: Children = field(init=False)
     #: Timers that were overdue when the shard was taken over wait until then: agents reconnect and publish too.
     overdue_not_before: float = 0.0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -89,6 +98,7 @@ class Performer:
     def __post_init__(self) -> None:
         self.publisher = Publisher(self.session)
         self.backlog = Backlog(QUEUED_MAX // self.shards)
+        self.children = Children(self.session, self.subjects, self.shards, self.outbox)
 
     def perform(self, execution: ExecutionActor, effects: Iterable[Effect], *, is_fresh: bool) -> None:
         """Performs the effects of one decision; raises SessionLost."""
@@ -121,7 +131,7 @@ class Performer:
         match effect:
             case PublishWork(task, attempt):
                 key = (execution.id, task, attempt)
-                if self.backlog.admit(execution.tasks[task].node.definition.agent, key):
+                if self.backlog.admit(execution.tasks[task].node.definition.agent, key, execution.started.priority):
                     if is_fresh:
                         self._publish_work(execution, task, attempt, is_repair=False)
                     else:
@@ -143,16 +153,25 @@ class Performer:
                 self.outbox.post(self.subjects.due(self.shard, execution.id, task, attempt), b"{}", _ignore)
             case AskTaken(task, attempt):
                 self.ask_taken(execution.id, task, attempt)
+            case AskHeartbeat(task, attempt):
+                self.ask_heartbeat(execution.id, task, attempt)
+            case StartChild(task, attempt):
+                self._spawn(self.children.start(execution, task, attempt))
+            case CancelChild(task, attempt, reason):
+                self.children.cancel(execution, task, attempt, reason)
+            case AskSlot(key, max_running, n):
+                self.slots.ask(execution.plan.definition.name, key, execution.id, max_running, n)
             case CloseAttempt():
                 self._spawn(self._close_attempt(execution, effect))
             case PurgeWork():
                 self._spawn(self._purge_then(execution, [effect], []))
             case TellAgents(task, reason, attempt):
-                grace_s = 0.0 if task is not None else execution.plan.definition.grace
+                grace_s = 0.0 if task is not None else execution.grace_s
                 order = encode({"reason": reason, "attempt": attempt, "grace": grace_s})
                 self.session.publish(self.subjects.cancel(execution.id, task), order)
-            case PublishDeadline():
-                subject = self.subjects.command(self.shard, execution.id, str(CommandKind.DEADLINE), "timeout")
+            case PublishDeadline(n):
+                id = "timeout" if n == 1 else f"timeout-{n}"
+                subject = self.subjects.command(self.shard, execution.id, str(CommandKind.DEADLINE), id)
                 self.outbox.post(subject, command_payload(CommandKind.DEADLINE), _ignore)
             case _:
                 assert_never(effect)
@@ -206,18 +225,37 @@ class Performer:
 
     def _publish_finished(self, execution: ExecutionActor, effect: PublishFinished) -> None:
         self.counters.finished += 1
-        fact = Finished(execution.id, effect.at, 1, effect.state, effect.error, effect.compensation, effect.compensated)
+        fact = Finished(
+            execution.id, effect.at, effect.n, effect.state, effect.error, effect.compensation, effect.compensated
+        )
         more: dict[str, Any] = {"started_at": rfc3339(execution.started.at), "decided_at": rfc3339(effect.at)}
         if effect.state is ExecutionState.COMPLETED:
             outputs = outputs_of(execution)
             if is_small(outputs):
                 more["outputs"] = outputs
-        self.outbox.post(self.subjects.finished(self.shard, execution.id, 1), finished_payload(fact, more), _ignore)
+        subject, payload = self.subjects.finished(self.shard, execution.id, effect.n), finished_payload(fact, more)
+        if execution.slot_key is None and "parent" not in execution.started.cause:
+            self.outbox.post(subject, payload, _ignore)
+            return
+
+        def finish() -> None:
+            self.outbox.post(subject, payload, _ignore)
+
+        def let_go() -> None:
+            if execution.slot_key is None:
+                finish()
+            else:
+                name = execution.plan.definition.name
+                self.slots.leave(name, execution.slot_key, execution.id, effect.n, finish)
+
+        # Who waits for it hears of it before its own end: after that nobody would derive it again.
+        self.children.answer_parent(execution, let_go)
 
     def _settle_backlog(self, execution: ExecutionActor, task: str) -> None:
         actor = execution.tasks[task]
-        released = self.backlog.settle(actor.node.definition.agent, (execution.id, task, actor.attempt))
-        if released is not None:
+        if actor.node.definition.child is not None or not actor.attempt:
+            return
+        for released in self.backlog.settle(actor.node.definition.agent, (execution.id, task, actor.attempt)):
             # It became ready long ago perhaps: the repairs look before they publish.
             self.repair(released)
 

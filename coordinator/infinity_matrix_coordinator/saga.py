@@ -4,7 +4,7 @@ Begun after the barrier, when no forward attempt is open. The compensation of a 
 came after it; the plain tasks of `on_failure` follow in their own order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from infinity_matrix_actors.definition import CompensateWhen
@@ -30,24 +30,28 @@ def is_undone(when: CompensateWhen, actor: TaskActor) -> bool:
 class Saga:
     """Which undoing tasks are still to run, and after which others."""
 
-    __slots__ = ("after", "compensated", "failed", "leased_until", "plain", "running")
+    __slots__ = ("after", "compensated", "failed", "forward_of", "leased_until", "plain", "running")
 
     def __init__(self, plan: Plan, tasks: Mapping[str, TaskActor]) -> None:
-        undone = {
-            name: undo
-            for name, undo in plan.undo_of.items()
-            if name in tasks and is_undone(plan.undo_nodes[undo].definition.compensate_when, tasks[name])
-        }
+        undoing = {name: undo for name, undo in _instances(plan, tasks) if _is_undone_by(plan, undo, tasks[name])}
+        #: The forward task of each undoing one.
+        self.forward_of = {undo: name for name, undo in undoing.items()}
+        by_base: dict[str, list[str]] = {}
+        for name, undo in undoing.items():
+            by_base.setdefault(_base(name), []).append(undo)
         #: Undoing tasks that have not begun, each with those that must be settled before.
-        self.after = {
-            undo: {undone[after] for after in _next_undone(plan, name, undone)} for name, undo in undone.items()
-        }
+        self.after: dict[str, set[str]] = {}
+        for base in plan.undo_of:
+            undos = by_base.get(base, [])
+            before = {undo for after in _next_undone(plan, base, by_base) for undo in by_base[after]}
+            for undo in undos:
+                self.after[undo] = before | self._later_iterations(undo, tasks)
         #: The plain tasks of `on_failure` that have not begun.
         self.plain = [name for name, node in plan.undo_nodes.items() if node.definition.compensates is None]
         #: When the agent of a closed attempt has let go at the latest, by undoing task.
         self.leased_until = {
             undo: closed_at + LEASE_S
-            for name, undo in undone.items()
+            for name, undo in undoing.items()
             if (closed_at := tasks[name].closed_at) is not None and not tasks[name].is_released
         }
         #: Forward tasks undone, in the order it was done.
@@ -56,6 +60,18 @@ class Saga:
         self.failed: list[str] = []
         #: Undoing tasks that have begun and are not settled: dispatched, or between two attempts.
         self.running: set[str] = set()
+
+    def _later_iterations(self, undo: str, tasks: Mapping[str, TaskActor]) -> set[str]:
+        """Of a loop the next iteration is undone before the one it followed."""
+        member_of = tasks[self.forward_of[undo]].member_of
+        if member_of is None:
+            return set()
+        above, index = member_of
+        group = tasks[above].group
+        if group is None or group.items is not None:
+            return set()
+        following = f"{undo.rpartition('~')[0]}~{index + 1}"
+        return {following} & self.forward_of.keys()
 
     @property
     def is_over(self) -> bool:
@@ -75,19 +91,31 @@ class Saga:
         if undo in self.plain:
             self.plain.remove(undo)
 
-    def settle(self, undo: str, forward: str | None, is_completed: bool) -> None:
+    def settle(self, undo: str, is_completed: bool) -> None:
         """Takes in that an undoing task ended. One that failed is reported; the others go on."""
         self.running.discard(undo)
         for after in self.after.values():
             after.discard(undo)
         if not is_completed:
             self.failed.append(undo)
-        elif forward is not None:
-            self.compensated.append(forward)
+        elif undo in self.forward_of:
+            self.compensated.append(self.forward_of[undo])
+
+    def reopen(self) -> list[str]:
+        """What failed is to run again, in the order it should have; answers it."""
+        again, self.failed = self.failed, []
+        self.plain = [undo for undo in again if undo not in self.forward_of] + self.plain
+        waiting: set[str] = set()
+        for undo in again:
+            if undo in self.forward_of:
+                self.after[undo] = set(waiting)
+                waiting.add(undo)
+        return again
 
     def record(self) -> dict[str, Any]:
         """The whole state as plain data."""
         return {
+            "forward_of": dict(sorted(self.forward_of.items())),
             "after": {undo: sorted(after) for undo, after in sorted(self.after.items())},
             "plain": list(self.plain),
             "leased_until": dict(sorted(self.leased_until.items())),
@@ -97,7 +125,25 @@ class Saga:
         }
 
 
-def _next_undone(plan: Plan, task: str, undone: Mapping[str, str]) -> set[str]:
+def _base(task: str) -> str:
+    """The task of the graph that an instance is one of."""
+    return task.split("~", 1)[0]
+
+
+def _is_undone_by(plan: Plan, undo: str, actor: TaskActor) -> bool:
+    return is_undone(plan.undo_nodes[_base(undo)].definition.compensate_when, actor)
+
+
+def _instances(plan: Plan, tasks: Mapping[str, TaskActor]) -> Iterator[tuple[str, str]]:
+    """Every task that has a compensation, with the undoing task; of a map or loop each instance has its own."""
+    for name, actor in tasks.items():
+        base = _base(name)
+        undo = plan.undo_of.get(base)
+        if undo is not None and actor.group is None and base in plan.nodes:
+            yield name, undo + name[len(base) :]
+
+
+def _next_undone(plan: Plan, task: str, undone: Container[str]) -> set[str]:
     """The nearest tasks after `task` that are undone; those beyond them wait for these already."""
     found: set[str] = set()
     seen: set[str] = set()

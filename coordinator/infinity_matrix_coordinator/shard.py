@@ -16,6 +16,8 @@ from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import parse_server_time
 from infinity_matrix_bus.facts import decode_fact
+from infinity_matrix_bus.gathered_reads import GatheredReads
+from infinity_matrix_bus.history import read_facts
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.log_reader import BATCH, Entry, LogReader
 from infinity_matrix_bus.publisher import IN_FLIGHT_MAX, Outbox
@@ -25,10 +27,12 @@ from infinity_matrix_bus.subjects import Subjects, shard_of
 from infinity_matrix_coordinator.backlog import Attempt
 from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.heartbeats import Heartbeats
 from infinity_matrix_coordinator.mailbox import Mailbox
 from infinity_matrix_coordinator.performer import FRESH_S, Performer
 from infinity_matrix_coordinator.quiet import QuietAttempts
 from infinity_matrix_coordinator.repairs import BATCH_MAX, Repairs
+from infinity_matrix_coordinator.slots import KEY_PREFIX, SlotKeys, Ticket
 
 SWEEP_INTERVAL_S = 30.0
 #: Work younger than this is not swept: its publish may be under way.
@@ -77,6 +81,8 @@ class Shard:
         self.mailbox = Mailbox(plans.get)
         self._repairs = Repairs(self._api, subjects, self)
         self._quiet = QuietAttempts(self._api, subjects, self.clock, self._on_quiet, self._sequence_of)
+        self._heartbeats = Heartbeats(session, subjects, self.clock, self._on_heartbeat)
+        self.slots = SlotKeys(subjects, shards, outbox)
         self.performer = Performer(
             session,
             subjects,
@@ -87,6 +93,8 @@ class Shard:
             instance,
             self._repairs.add,
             self._ask_taken,
+            self._heartbeats.ask,
+            self.slots,
             self._set_timer,
         )
         self._reader: LogReader | None = None
@@ -100,6 +108,7 @@ class Shard:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._awaited = asyncio.Event()
+        self._reopening = asyncio.Event()
         self._ticked_at = time.monotonic()
 
     @property
@@ -108,7 +117,7 @@ class Shard:
 
     def position(self) -> int:
         """The sequence a new owner must read from; only sensible while live."""
-        return self.mailbox.position(self.next_sequence)
+        return min(self.mailbox.position(self.next_sequence), self.slots.position(self.next_sequence))
 
     async def run(self, from_sequence: int) -> None:
         """Owns the shard from `from_sequence` on; raises SessionLost or RequestTimeout when it cannot begin."""
@@ -129,7 +138,9 @@ class Shard:
                 ("repairs", self._repairs.run()),
                 ("sweep", self._sweep()),
                 ("definitions", self._load_definitions()),
+                ("reopening", self._reopen()),
                 ("quiet", self._quiet.run()),
+                ("heartbeats", self._heartbeats.run()),
             )
         ]
         try:
@@ -187,6 +198,9 @@ class Shard:
             self._at_head.set()
 
     def _on_fact(self, fact: Fact, entry: Entry) -> None:
+        if fact.execution.startswith(KEY_PREFIX):
+            self.slots.on_fact(fact, entry.sequence, is_live=True)
+            return
         effects = self.mailbox.deliver(fact, entry.sequence)
         if effects:
             execution = self.mailbox.executions.get(fact.execution)
@@ -194,10 +208,14 @@ class Shard:
                 self._perform(execution, effects, entry.at)
         elif fact.execution in self.mailbox.parked:
             self._awaited.set()
+        elif fact.execution in self.mailbox.reopening:
+            self._reopening.set()
 
     def _replay(self, fact: Fact, sequence: int) -> None:
         """Collects the facts of executions that are open; those of a finished one are dropped unread by any actor."""
-        if isinstance(fact, Finished):
+        if fact.execution.startswith(KEY_PREFIX):
+            self.slots.on_fact(fact, sequence, is_live=False)
+        elif isinstance(fact, Finished):
             self._replayed.pop(fact.execution, None)
             self.mailbox.forget(fact.execution)
         else:
@@ -216,9 +234,12 @@ class Shard:
             if execution is not None:
                 resumed += 1
                 self._resume(execution.id)
+        self.slots.resume()
         self._parked_by_replay = set(self.mailbox.parked)
         if self._parked_by_replay:
             self._awaited.set()
+        if self.mailbox.reopening:
+            self._reopening.set()
         self._at_head.set()
         log.debug("shard_live", shard=self.number, resumed=resumed, head=self._head)
 
@@ -251,6 +272,36 @@ class Shard:
                 if missing:
                     await asyncio.sleep(DEFINITION_RETRY_S)
 
+    async def _reopen(self) -> None:
+        """Takes executions up again that had ended: their facts are read, all of them, and folded."""
+        reads = GatheredReads(self._session)
+        try:
+            while True:
+                await self._reopening.wait()
+                self._reopening.clear()
+                while self.mailbox.reopening and self.is_live:
+                    for execution in list(self.mailbox.reopening):
+                        await self._reopen_one(reads, execution)
+        finally:
+            reads.close()
+
+    async def _reopen_one(self, reads: GatheredReads, execution: str) -> None:
+        try:
+            facts = await read_facts(reads, self._subjects, self._shards, execution)
+            started = next((fact for _, fact in facts if isinstance(fact, Started)), None)
+            plan = await self._load_plan(self._session, started.definition) if started is not None else None
+            if started is not None and plan is None:
+                await asyncio.sleep(DEFINITION_RETRY_S)
+                return
+            self.mailbox.reopen(execution, facts, plan)
+            self._resume(execution)
+        except SessionLost:
+            self._over.set()
+            await self._over.wait()
+        except InfinityMatrixError as error:
+            log.info("reopening_postponed", execution=execution, reason=str(error))
+            await asyncio.sleep(DEFINITION_RETRY_S)
+
     def _unpark(self, execution_id: str, plan: Plan) -> None:
         was_replayed = execution_id in self._parked_by_replay
         self._parked_by_replay.discard(execution_id)
@@ -279,6 +330,9 @@ class Shard:
         execution = self.mailbox.executions.get(execution_id)
         actor = execution.tasks.get(task) if execution is not None else None
         if execution is None or actor is None or not actor.is_open or actor.attempt != number or execution.is_decided:
+            return None
+        if actor.node.definition.child is not None:
+            # The outbox carries its start; there is no work that could be lost.
             return None
         agent = actor.node.definition.agent
         return None if self.performer.backlog.is_held(agent, attempt) else agent
@@ -310,13 +364,14 @@ class Shard:
             try:
                 self._learn_time(await self._api.stream_info(self._stream) or {})
                 self.mailbox.drop_orphans(self.clock.now())
+                await self.slots.sweep(self._api, self.clock.now(), self._has_finished)
                 age_s = min(SWEEP_AGE_MIN_S, self._sweep_interval_s)
                 young = self.clock.now() - age_s
                 await self._mend_consumers(self._session, self._agents_waited_for(young))
                 attempts = [
                     (execution.id, task, actor.attempt)
                     for execution in list(self.mailbox.executions.values())
-                    for task in list(execution.open)
+                    for task in (*execution.open, *execution.notices)
                     if ((actor := execution.tasks[task]).dispatched_at or 0.0) < young
                 ]
                 for start in range(0, len(attempts), BATCH_MAX):
@@ -330,9 +385,19 @@ class Shard:
         return {
             actor.node.definition.agent
             for execution in self.mailbox.executions.values()
-            for task in execution.open
-            if ((actor := execution.tasks[task]).dispatched_at or 0.0) < young
+            for task in (*execution.open, *execution.notices)
+            if ((actor := execution.tasks[task]).dispatched_at or 0.0) < young and actor.node.definition.child is None
         }
+
+    async def _has_finished(self, ticket: Ticket) -> bool:
+        shard = shard_of(ticket.execution, self._shards)
+        subject = self._subjects.finished(shard, ticket.execution, ticket.n)
+        return await self._api.last_message(self._subjects.facts_stream(shard), subject) is not None
+
+    def _on_heartbeat(self, attempt: Attempt, seen_at: float | None) -> None:
+        execution = self.mailbox.executions.get(attempt[0])
+        if execution is not None:
+            self._perform_now(execution, execution.expire_heartbeat(*attempt[1:], self.clock.now(), seen_at))
 
     # Time.
 
@@ -380,6 +445,9 @@ class Shard:
         if execution is None:
             return
         effects = execution.expire_quiet(attempt[1], attempt[2], self.clock.now(), is_queued, seen_taken_at)
+        self._perform_now(execution, effects)
+
+    def _perform_now(self, execution: ExecutionActor, effects: list[Effect]) -> None:
         try:
             self.performer.perform(execution, effects, is_fresh=True)
         except SessionLost:

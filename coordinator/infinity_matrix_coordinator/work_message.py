@@ -27,8 +27,9 @@ def work_payload(subjects: Subjects, shard: int, execution: ExecutionActor, task
         "task": task,
         "attempt": actor.attempt,
         "agent": definition.agent,
+        "version": execution.plan.definition.version,
         "input": execution.input,
-        "config": definition.config,
+        "config": definition.config if actor.config is None else actor.config,
         "upstream": {name: tasks[name].result for name in definition.depends_on},
         "reply_to": subjects.outcome(shard, execution.id, definition.agent, task, actor.attempt),
         "taken_to": subjects.taken(shard, execution.id, definition.agent, task, actor.attempt),
@@ -37,8 +38,14 @@ def work_payload(subjects: Subjects, shard: int, execution: ExecutionActor, task
         "ready_at": rfc3339(actor.dispatched_at),
         "deadline": rfc3339(deadline),
     }
-    if execution.saga is not None and task in execution.plan.undo_nodes:
-        record |= _undoing(execution, definition.compensates)
+    if definition.heartbeat_timeout is not None:
+        record["heartbeat_timeout"] = definition.heartbeat_timeout
+    if definition.service is not None:
+        record["service"] = definition.service
+    if actor.member_of is not None:
+        record |= {name: value for name, value in execution.variables(actor).items() if name != "input"}
+    if execution.saga is not None and execution.is_undoing(task):
+        record |= _undoing(execution, execution.saga.forward_of.get(task))
     if is_repair:
         record["repair"] = True
     return encode(record, f"the work of task {task!r}")
@@ -54,13 +61,17 @@ def _undoing(execution: ExecutionActor, forward: str | None) -> dict[str, Any]:
     compensates: dict[str, Any] = {
         "task": forward,
         "attempt": actor.attempt,
-        "config": definition.config,
+        "config": definition.config if actor.config is None else actor.config,
         "upstream": {name: execution.tasks[name].result for name in definition.depends_on},
         "idempotency_key": f"{execution.id}/{forward}",
         "result": actor.result,
         "state": str(actor.state),
     }
+    if actor.member_of is not None:
+        compensates |= {name: value for name, value in execution.variables(actor).items() if name != "input"}
+    if actor.instance and definition.child is not None:
+        compensates["execution"] = actor.instance
     if actor.state is not TaskState.COMPLETED and actor.closed:
         # Its agent may have done it, may do it yet, or never began: undoing must be safe in each case.
         compensates["forward"] = "unknown"
-    return {**record, "compensates": compensates, "upstream": {forward: actor.result}}
+    return {**record, "compensates": compensates, "upstream": {forward.split("~", 1)[0]: actor.result}}

@@ -132,8 +132,9 @@ class Story:
         self.facts.append(fact)
         self.effects += effects
         if was_decided:
+            unended = {"finished": None, "finishes": 0}
             assert effects == []
-            assert {**self.actor.record(), "finished": None} == {**before, "finished": None}
+            assert {**self.actor.record(), **unended} == {**before, **unended}
         self._check_outstanding(fact, effects)
         return effects
 

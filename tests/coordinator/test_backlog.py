@@ -13,10 +13,10 @@ def test_what_is_above_the_limit_waits_and_comes_out_in_order() -> None:
     backlog = Backlog(2)
     assert [backlog.admit("x", _attempt(n)) for n in range(5)] == [True, True, False, False, False]
     assert backlog.held() == 3
-    assert backlog.settle("x", _attempt(1)) == _attempt(2)
-    assert backlog.settle("x", _attempt(0)) == _attempt(3)
-    assert backlog.settle("x", _attempt(2)) == _attempt(4)
-    assert backlog.settle("x", _attempt(3)) is None
+    assert backlog.settle("x", _attempt(1)) == [_attempt(2)]
+    assert backlog.settle("x", _attempt(0)) == [_attempt(3)]
+    assert backlog.settle("x", _attempt(2)) == [_attempt(4)]
+    assert backlog.settle("x", _attempt(3)) == []
     assert backlog.held() == 0
     assert backlog.admit("x", _attempt(9))
 
@@ -26,7 +26,7 @@ def test_one_agent_that_nobody_runs_holds_up_no_other() -> None:
     assert backlog.admit("absent", _attempt(0))
     assert not backlog.admit("absent", _attempt(1))
     assert backlog.admit("busy", _attempt(2))
-    assert backlog.settle("busy", _attempt(2)) is None
+    assert backlog.settle("busy", _attempt(2)) == []
     assert backlog.is_held("absent", _attempt(1))
 
 
@@ -34,7 +34,7 @@ def test_what_is_out_is_admitted_again() -> None:
     backlog = Backlog(1)
     assert backlog.admit("x", _attempt(0))
     assert backlog.admit("x", _attempt(0))
-    assert backlog.settle("x", _attempt(0)) is None
+    assert backlog.settle("x", _attempt(0)) == []
     assert backlog.admit("x", _attempt(1))
 
 
@@ -55,10 +55,10 @@ def test_an_attempt_that_is_settled_while_it_waits_takes_no_place() -> None:
     backlog.admit("x", _attempt(0))
     backlog.admit("x", _attempt(1))
     backlog.admit("x", _attempt(2))
-    assert backlog.settle("x", _attempt(1)) is None
+    assert backlog.settle("x", _attempt(1)) == []
     assert not backlog.is_held("x", _attempt(1))
-    assert backlog.settle("x", _attempt(0)) == _attempt(2)
-    assert backlog.settle("x", _attempt(2)) is None
+    assert backlog.settle("x", _attempt(0)) == [_attempt(2)]
+    assert backlog.settle("x", _attempt(2)) == []
     assert backlog.admit("x", _attempt(3))
 
 
@@ -67,8 +67,8 @@ def test_an_attempt_that_is_held_twice_comes_out_once() -> None:
     for number in (0, 1, 1):
         backlog.admit("x", _attempt(number))
     assert backlog.held() == 1
-    assert backlog.settle("x", _attempt(0)) == _attempt(1)
-    assert backlog.settle("x", _attempt(1)) is None
+    assert backlog.settle("x", _attempt(0)) == [_attempt(1)]
+    assert backlog.settle("x", _attempt(1)) == []
 
 
 def test_a_limit_below_one_lets_one_through() -> None:
@@ -96,12 +96,12 @@ def test_the_limit_holds_and_everything_admitted_comes_out(limit: int, moves: li
             released = backlog.settle("x", attempt)
             if attempt in waiting:
                 waiting.remove(attempt)
-            expected = waiting[0] if attempt in out and waiting else None
+            expected = waiting[:1] if attempt in out else []
             out.discard(attempt)
             assert released == expected
-            if released is not None:
-                waiting.remove(released)
-                out.add(released)
+            for one in released:
+                waiting.remove(one)
+                out.add(one)
         assert len(out) <= limit
         assert not waiting or len(out) == limit
         assert backlog.held() == len(waiting)

@@ -2,7 +2,7 @@
 
 import pytest
 from infinity_matrix_actors.definition import TaskDefinition
-from infinity_matrix_coordinator import execution_actor
+from infinity_matrix_coordinator import waiting
 from story import START, Story, task, undo, wait, workflow
 
 
@@ -107,7 +107,7 @@ def test_a_failure_elsewhere_does_not_wait_for_a_signal() -> None:
 
 
 def test_signals_nobody_waits_for_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution_actor, "SIGNALS_KEPT_MAX", 2)
+    monkeypatch.setattr(waiting, "SIGNALS_KEPT_MAX", 2)
     story = Story(workflow(task("a"))).tells("started", "signal go 1", "signal other 2", "signal go 3")
     assert story.actor.signals == {"go": ["1"], "other": ["2"]}
     assert story.actor.ignored == 1

@@ -1,0 +1,145 @@
+"""Children: executions that are a task of another. Starts them, cancels them, and gives a parent its outcome.
+
+A child's id follows from (execution, task, attempt), so it is started once whoever does it, and nobody can guess it.
+Its parent's outcome is in the log before its own end.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from infinity_matrix_actors.definition import CHILD_AGENT
+from infinity_matrix_actors.errors import InfinityMatrixError, PayloadNotEncodable, PayloadTooLarge
+from infinity_matrix_actors.fact import CommandKind, ErrorType, Started, TaskError
+from infinity_matrix_actors.state import ExecutionState
+from infinity_matrix_bus.codec import encode
+from infinity_matrix_bus.definitions import DefinitionStore
+from infinity_matrix_bus.facts import command_payload, failed_payload, started_payload
+from infinity_matrix_bus.log import get_logger
+from infinity_matrix_bus.publisher import Ack, Outbox
+from infinity_matrix_bus.session import Session, SessionLost
+from infinity_matrix_bus.subjects import Subjects, shard_of
+
+from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.views import outputs_of
+
+#: Children of children: what goes deeper is refused, because it is mostly a workflow that starts itself.
+CHILD_DEPTH_MAX = 16
+RETRY_DELAY_S = 0.5
+log = get_logger("infinity_matrix.coordinator")
+
+
+class Children:
+    """The children of one shard's executions, on one session."""
+
+    def __init__(self, session: Session, subjects: Subjects, shards: int, outbox: Outbox) -> None:
+        self._session = session
+        self._subjects = subjects
+        self._shards = shards
+        self._outbox = outbox
+        self._store = DefinitionStore(session, subjects)
+
+    def id_of(self, execution: str, task: str, attempt: int) -> str:
+        """The execution that is this attempt."""
+        return self._subjects.derived_id("child", execution, task, str(attempt))
+
+    async def start(self, execution: ExecutionActor, task: str, attempt: int) -> None:
+        """Starts the child of an open attempt; when the session is lost meanwhile the next owner does."""
+        actor = execution.tasks.get(task)
+        if actor is None or not actor.is_open or actor.attempt != attempt or actor.node.definition.child is None:
+            return
+        workflow = actor.node.definition.child.workflow
+        depth = _depth(execution) + 1
+        if depth > CHILD_DEPTH_MAX:
+            message = f"children may be {CHILD_DEPTH_MAX} deep, this one would be the {depth}th"
+            self._fail(execution, task, attempt, TaskError(ErrorType.TOO_DEEP, message, retryable=False))
+            return
+        digest = await self._digest(workflow)
+        if digest is None:
+            if not self._session.is_lost:
+                message = f"no workflow {workflow!r} is deployed"
+                self._fail(execution, task, attempt, TaskError(ErrorType.UNKNOWN_WORKFLOW, message, retryable=False))
+            return
+        child = self.id_of(execution.id, task, attempt)
+        cause = {"parent": {"execution": execution.id, "task": task, "attempt": attempt}, "depth": depth}
+        started = Started(child, 0.0, workflow, digest, actor.input, cause, priority=execution.started.priority)
+        try:
+            payload = started_payload(started)
+        except (PayloadTooLarge, PayloadNotEncodable) as error:
+            self._fail(execution, task, attempt, TaskError(ErrorType.UNDELIVERABLE, str(error), retryable=False))
+            return
+        parent_shard = shard_of(execution.id, self._shards)
+        taken = self._subjects.taken(parent_shard, execution.id, CHILD_AGENT, task, attempt)
+
+        def on_started(ack: Ack) -> None:
+            self._outbox.post(taken, encode({"instance": child}), _ignore)
+
+        self._outbox.post(self._subjects.started(shard_of(child, self._shards), child), payload, on_started)
+
+    def cancel(self, execution: ExecutionActor, task: str, attempt: int, reason: str) -> None:
+        """Cancels the child of an attempt, also one that has not started yet."""
+        child = self.id_of(execution.id, task, attempt)
+        subject = self._subjects.command(shard_of(child, self._shards), child, str(CommandKind.CANCEL), "parent")
+        self._outbox.post(subject, command_payload(CommandKind.CANCEL, f"its parent ended: {reason}"), _ignore)
+
+    def answer_parent(self, execution: ExecutionActor, then: Callable[[], None]) -> None:
+        """Gives the parent of an execution that is decided its outcome, and calls `then` once that is there."""
+        parent = self._parent_of(execution)
+        if parent is None:
+            then()
+            return
+        above, task, attempt = parent
+        subject = self._subjects.outcome(shard_of(above, self._shards), above, CHILD_AGENT, task, attempt)
+        self._outbox.post(subject, _outcome_payload(execution), lambda ack: then())
+
+    def _parent_of(self, execution: ExecutionActor) -> tuple[str, str, int] | None:
+        """The attempt an execution is; None when it is nobody's child, or only says so."""
+        parent = execution.started.cause.get("parent")
+        if not isinstance(parent, dict):
+            return None
+        above, task, attempt = parent.get("execution"), parent.get("task"), parent.get("attempt")
+        if not isinstance(above, str) or not isinstance(task, str) or not isinstance(attempt, int):
+            return None
+        if self.id_of(above, task, attempt) != execution.id:
+            log.warning("no_child_of_its_parent", execution=execution.id, parent=above)
+            return None
+        return above, task, attempt
+
+    async def _digest(self, workflow: str) -> str | None:
+        while not self._session.is_lost:
+            try:
+                deployment = await self._store.deployment(workflow)
+                return None if deployment is None else deployment.definition
+            except SessionLost:
+                return None
+            except InfinityMatrixError as error:
+                log.info("child_postponed", workflow=workflow, reason=str(error))
+                await asyncio.sleep(RETRY_DELAY_S)
+        return None
+
+    def _fail(self, execution: ExecutionActor, task: str, attempt: int, error: TaskError) -> None:
+        shard = shard_of(execution.id, self._shards)
+        subject = self._subjects.outcome(shard, execution.id, CHILD_AGENT, task, attempt)
+        self._outbox.post(subject, failed_payload(error), _ignore)
+
+
+def _depth(execution: ExecutionActor) -> int:
+    depth = execution.started.cause.get("depth", 0)
+    return depth if isinstance(depth, int) else 0
+
+
+def _outcome_payload(execution: ExecutionActor) -> bytes:
+    if execution.state is ExecutionState.COMPLETED:
+        try:
+            return encode({"result": outputs_of(execution), "instance": execution.id}, "the child's outputs")
+        except PayloadTooLarge as error:
+            return failed_payload(TaskError(ErrorType.PAYLOAD_TOO_LARGE, str(error), retryable=False))
+    cause = execution.error or {}
+    where = f" (task {cause['task']!r})" if cause.get("task") else ""
+    undone = "; its compensation is incomplete" if execution.compensation == "incomplete" else ""
+    kind = ErrorType.CANCELLED if execution.state is ExecutionState.CANCELLED else ErrorType.CHILD_FAILED
+    message = f"{cause.get('type')}: {cause.get('message')}{where}{undone}"
+    return failed_payload(TaskError(kind, message[:4096], retryable=kind is ErrorType.CHILD_FAILED))
+
+
+def _ignore(ack: Ack) -> None:
+    """The log itself is the answer: the fact comes back through it."""
