@@ -63,7 +63,8 @@ async def _is_idle(server: EmbeddedServer, coordinator: Coordinator, stop: async
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), min(LOOK_S, idle_s))
             return False
-        if await _clients(server) > 0 or coordinator.open_executions > 0 or not coordinator.is_live:
+        is_needed = coordinator.open_executions > 0 or coordinator.armed_schedules > 0
+        if await _clients(server) > 0 or is_needed or not coordinator.is_live:
             idle_since = loop.time()
     return True
 

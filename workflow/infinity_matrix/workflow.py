@@ -1,6 +1,8 @@
 """A workflow as users write it: tasks, policies and triggers, and everything that can be done with it."""
 
+import datetime
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from infinity_matrix_actors.document import (
 from infinity_matrix_actors.document_file import load_document
 from infinity_matrix_actors.errors import InvalidDefinition
 from infinity_matrix_actors.fact import Priority
+from infinity_matrix_actors.schedule import CATCH_UP_S, Overlap
 from infinity_matrix_coordinator.runs import IfExists
 from infinity_matrix_coordinator.views import (
     ExecutionMetrics,
@@ -25,8 +28,10 @@ from infinity_matrix_coordinator.views import (
     StatusUpdate,
 )
 
+from infinity_matrix.client import Client
 from infinity_matrix.logs import LogLine
 from infinity_matrix.resolution import opened
+from infinity_matrix.schedule import ScheduleHandle, schedule_workflow, settled
 
 DOCUMENT_BYTES_MAX = 1024 * 1024
 
@@ -167,15 +172,40 @@ class Workflow:
         self.definition()
         return self
 
+    def schedule(
+        self,
+        cron: str | None = None,
+        run_at: datetime.datetime | str | None = None,
+        timezone: str = "UTC",
+        *,
+        name: str | None = None,
+        input: Any = None,
+        overlap: str = Overlap.SKIP,
+        catch_up: float | str | datetime.timedelta = CATCH_UP_S,
+        jitter: float | str | datetime.timedelta = 0,
+        start: datetime.datetime | str | None = None,
+        end: datetime.datetime | str | None = None,
+        limit: int | None = None,
+        paused: bool = False,
+    ) -> ScheduleHandle:
+        """Lets executions begin by themselves: at every time of `cron`, or once at `run_at`. Replaces one of that name.
+
+        Raises InvalidDefinition at once. Where no event loop runs it returns when the schedule is stored, or raises
+        within 10 s; in a running loop the next await on this workflow raises, or `await` of the handle.
+        """
+        fields = {"cron": cron, "run_at": run_at, "input": input, "overlap": overlap, "catch_up": catch_up}
+        fields |= {"jitter": jitter, "start": start, "end": end, "limit": limit}
+        return schedule_workflow(self, name, timezone, is_paused=paused, **fields)
+
     async def deploy(self) -> str:
         """Stores the definition and arms its triggers, in place of an earlier version's; answers its hash."""
         definition = self.definition()
-        async with opened() as client:
+        async with self._opened() as client:
             return await client.deploy(definition)
 
     async def undeploy(self) -> None:
         """Disarms the triggers; what runs goes on. Raises UnknownWorkflow when it was never deployed."""
-        async with opened() as client:
+        async with self._opened() as client:
             await client.undeploy(self.name)
 
     async def start(
@@ -194,7 +224,7 @@ class Workflow:
         for 5 s.
         """
         definition = self.definition()
-        async with opened() as client:
+        async with self._opened() as client:
             return await client.start_definition(
                 definition, input, execution_id, if_exists=if_exists, priority=priority
             )
@@ -213,19 +243,19 @@ class Workflow:
         Cancelling this call leaves the execution running; so does `timeout` (seconds), which raises TimeoutError.
         """
         definition = self.definition()
-        async with opened(serves_agents=True) as client:
+        async with self._opened(serves_agents=True) as client:
             return await client.execute_definition(
                 definition, input, execution_id, timeout=timeout, if_exists=if_exists, priority=priority
             )
 
     async def wait(self, execution_id: str, timeout: float | None = None) -> ExecutionResult:
         """The result of an execution once it has ended; raises UnknownExecution, and TimeoutError after `timeout` s."""
-        async with opened(serves_agents=True) as client:
+        async with self._opened(serves_agents=True) as client:
             return await client.wait(execution_id, timeout)
 
     async def get_status(self, execution_id: str) -> ExecutionStatus:
         """Where an execution stands now, from the log; raises UnknownExecution."""
-        async with opened() as client:
+        async with self._opened() as client:
             return await client.get_status(execution_id)
 
     async def cancel(self, execution_id: str, reason: str = "", grace: float | str | None = None) -> None:
@@ -233,17 +263,17 @@ class Workflow:
 
         `grace` is how long they have, in seconds or as text; the workflow's own unless given. Raises UnknownExecution.
         """
-        async with opened() as client:
+        async with self._opened() as client:
             await client.cancel(execution_id, reason, grace)
 
     async def pause(self, execution_id: str, reason: str = "") -> None:
         """Holds the execution: what runs goes on, nothing more is begun. Raises UnknownExecution, WrongState."""
-        async with opened() as client:
+        async with self._opened() as client:
             await client.pause(execution_id, reason)
 
     async def resume(self, execution_id: str, reason: str = "") -> None:
         """Lets a paused execution go on. Raises UnknownExecution, WrongState."""
-        async with opened() as client:
+        async with self._opened() as client:
             await client.resume(execution_id, reason)
 
     async def retry(self, execution_id: str, reason: str = "") -> None:
@@ -251,12 +281,12 @@ class Workflow:
 
         Raises UnknownExecution, and WrongState for one that runs or completed.
         """
-        async with opened() as client:
+        async with self._opened() as client:
             await client.retry(execution_id, reason)
 
     async def compensate(self, execution_id: str, reason: str = "") -> None:
         """Takes an incomplete compensation up again. Raises UnknownExecution, WrongState."""
-        async with opened() as client:
+        async with self._opened() as client:
             await client.compensate(execution_id, reason)
 
     async def fork(
@@ -272,29 +302,35 @@ class Workflow:
         task, in place of what they were) and `config` (keys by task). Answers the new id. Raises UnknownExecution,
         UnknownTask, InvalidDefinition for changes that cannot be, WorkflowPaused, NoCoordinator.
         """
-        async with opened() as client:
+        async with self._opened() as client:
             return await client.fork(execution_id, from_task, changes, new_id)
 
     async def signal(self, execution_id: str, name: str, data: Any = None) -> None:
         """Sends a signal to an execution: the result of the task that waits for it, now or later."""
-        async with opened() as client:
+        async with self._opened() as client:
             await client.signal(execution_id, name, data)
 
     async def stream_status(self, execution_id: str) -> AsyncIterator[StatusUpdate]:
         """Every transition of the execution, from the beginning, none left out; ends with the execution."""
-        async with opened() as client:
+        async with self._opened() as client:
             async for update in client.stream_status(execution_id):
                 yield update
 
     async def get_metrics(self, execution_id: str) -> ExecutionMetrics:
         """Queue time, run time and attempts per task, and totals; times in seconds."""
-        async with opened() as client:
+        async with self._opened() as client:
             return await client.get_metrics(execution_id)
 
     async def get_logs(self, execution_id: str, task_id: str | None = None) -> Sequence[LogLine]:
         """The log lines of an execution's agents, oldest first."""
-        async with opened() as client:
+        async with self._opened() as client:
             return await client.get_logs(execution_id, task_id)
+
+    @asynccontextmanager
+    async def _opened(self, *, serves_agents: bool = False) -> AsyncIterator[Client]:
+        async with opened(serves_agents=serves_agents) as client:
+            await settled(self)
+            yield client
 
     def __repr__(self) -> str:
         return f"Workflow({self.name!r}, version={self.version!r}, tasks={len(self._tasks)})"
