@@ -209,7 +209,8 @@ class Coordinator:
             running[number] = asyncio.create_task(
                 self._run_shard(session, subjects, installation, number), name=f"shard-{number}"
             )
-        if running and self.is_live and len(self.shards) == len(mine):
+        # Who has no shard is ready too, and stands by.
+        if len(self.shards) == len(mine) and all(shard.is_live for shard in self.shards.values()):
             self._ready.set()
 
     async def _run_shard(self, session: Session, subjects: Subjects, installation: Installation, number: int) -> None:

@@ -16,7 +16,7 @@ from infinity_matrix_bus.codec import Undecodable, decode, encode
 from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.history import read_facts
 from infinity_matrix_bus.log import get_logger
-from infinity_matrix_bus.session import Session
+from infinity_matrix_bus.session import RequestTimeout, Session
 from infinity_matrix_bus.subjects import Subjects, is_name, is_task_name, shard_of
 from nats.errors import Error as NatsError
 from nats.micro.request import Request
@@ -69,14 +69,18 @@ class ApiService:
             metadata={"instance": self._instance, "prefix": self._subjects.prefix},
             queue_group=SERVICE_NAME,
         )
-        self._service = await nats.micro.add_service(self._session.client, config)
-        for verb in self._verbs:
-            await self._service.add_endpoint(
-                # The name of an endpoint has no dots.
-                EndpointConfig(
-                    name=verb.replace(".", "-"), subject=self._subjects.api(verb), handler=self._handler(verb)
+        try:
+            self._service = await nats.micro.add_service(self._session.client, config)
+            for verb in self._verbs:
+                await self._service.add_endpoint(
+                    # The name of an endpoint has no dots.
+                    EndpointConfig(
+                        name=verb.replace(".", "-"), subject=self._subjects.api(verb), handler=self._handler(verb)
+                    )
                 )
-            )
+        except NatsError as error:
+            # A server that does not answer is no fault of ours: the coordinator begins again.
+            raise RequestTimeout(f"the service could not be opened: {error}") from error
         self._session._flush()
         return self
 
