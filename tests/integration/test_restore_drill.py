@@ -24,7 +24,7 @@ def workflow() -> Workflow:
             Task("first", "worker", config={"seconds": 0.02}),
             Task("flaky", "worker", config={"failures": 1}, retry_config=retry, depends_on=["first"]),
             Task("second", "worker", config={"seconds": 0.05}, depends_on=["first"]),
-            Task("last", "worker", depends_on=["flaky", "second"]),
+            Task("last", "worker", config={"seconds": 0.1}, depends_on=["flaky", "second"]),
         ],
     )
 
