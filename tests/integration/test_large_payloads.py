@@ -3,17 +3,20 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import infinity_matrix
 import pytest
-from harness import until
+from harness import consumer_is_there, until
 from infinity_matrix.agents import Agent, Work
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Workflow
+from infinity_matrix_agents.cancels import POLITE_S
 from infinity_matrix_agents.command import command_agent
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.artifacts import OFFLOAD_BYTES, is_reference, target_of
@@ -102,10 +105,10 @@ async def test_a_large_result_goes_from_task_to_task_and_to_the_caller(im: Clien
     assert is_reference(status.tasks["b"].result)
 
 
-@pytest.mark.parametrize(("size_bytes", "stored"), [(OFFLOAD_BYTES - 1000, 0), (OFFLOAD_BYTES + 1000, 1)])
+@pytest.mark.parametrize(("size_bytes", "stored"), [(OFFLOAD_BYTES - 1000, 0), (OFFLOAD_BYTES + 1000, 2)])
 async def test_what_is_not_large_stays_in_the_messages(im: Client, size_bytes: int, stored: int) -> None:
     await im.serve([giver("gives", {"a": text(size_bytes)})])
-    result = await Workflow("sizes", tasks=[Task("a", "gives")]).execute(timeout=WAIT_S)
+    result = await Workflow("sizes", tasks=[Task("a", "gives")]).execute(text(size_bytes), timeout=WAIT_S)
     assert len(result.outputs["a"]) == size_bytes
     assert await artifacts(im) == stored
 
@@ -242,7 +245,8 @@ async def test_a_cancel_while_a_large_result_is_stored_finds_it_done(im: Client)
     execution = await Workflow("done-late", tasks=[task]).start()
     await asyncio.wait_for(done.wait(), WAIT_S)
     await im.cancel(execution)
-    await asyncio.sleep(0.3)
+    # A handler that still ran would be cancelled by now.
+    await asyncio.sleep(POLITE_S + 0.3)
     await api.update_stream(info["config"])
     result = await im.wait(execution, timeout=WAIT_S)
     assert result.status == "cancelled"
@@ -273,8 +277,17 @@ async def test_a_program_is_given_large_values_and_gives_one(im: Client) -> None
     assert result.outputs["b"] == {"got": large}
 
 
-async def test_a_plain_agent_sees_the_reference_fetches_it_and_may_pass_it_on(im: Client) -> None:
-    large = {"text": text(1_000_000)}
+def from_the_guide(name: str) -> Any:
+    """A function as the guide for agents without the SDK shows it."""
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "payloads.md").read_text()
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if f"async def {name}(" in code]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    return names[name]
+
+
+async def test_a_plain_agent_fetches_and_stores_values_as_the_guide_says(im: Client) -> None:
+    large, made = {"text": text(1_000_000)}, {"rows": text(1_500_000)}
     agent, works = taker("takes")
     await im.serve([giver("gives", {"a": large}), agent])
     tasks = [
@@ -284,25 +297,20 @@ async def test_a_plain_agent_sees_the_reference_fetches_it_and_may_pass_it_on(im
     ]
     execution = await Workflow("plain", tasks=tasks).start()
     async with connected(im.url) as nats:
-        js = nats.jetstream()
-
-        async def is_there() -> bool:
-            return await JetStreamApi(await im.operations.session()).consumer_info("IM_WORK", "plain-agent") is not None
-
-        await until(is_there, WAIT_S)
-        subscription = await js.pull_subscribe_bind("plain-agent", "IM_WORK")
+        await consumer_is_there(nats, "plain-agent")
+        subscription = await nats.jetstream().pull_subscribe_bind("plain-agent", "IM_WORK")
         (message,) = await subscription.fetch(1, timeout=WAIT_S)
         work = json.loads(message.data)
         reference = work["upstream"]["a"]
         assert set(reference) == {"$artifact"}
-        bucket = await js.object_store("IM_ARTIFACTS")
-        found = await bucket.get(reference["$artifact"]["name"])
-        assert json.loads(found.data or b"") == large
-        await js.publish(work["reply_to"], json.dumps({"result": reference}).encode())
+        assert await from_the_guide("value_of")(nats, reference) == large
+        # A reference passed on is its value, and so is one of its own.
+        result = [reference, await from_the_guide("reference_to")(nats, made), "small"]
+        await nats.jetstream().publish(work["reply_to"], json.dumps({"result": result}).encode())
         await message.ack()
-    result = await im.wait(execution, timeout=WAIT_S)
-    assert result.outputs["plain"] == large
-    assert works[0].upstream == {"plain": large}
+    ended = await im.wait(execution, timeout=WAIT_S)
+    assert ended.outputs["plain"] == [large, made, "small"]
+    assert works[0].upstream == {"plain": [large, made, "small"]}
 
 
 async def test_a_failed_download_leaves_the_caller_with_an_error_that_names_it(im: Client) -> None:

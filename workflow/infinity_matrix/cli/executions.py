@@ -27,7 +27,7 @@ async def status(settings: Settings, id: ExecutionId) -> None:
     from infinity_matrix.cli.view import View
 
     async with connected(settings) as client:
-        found = await client.get_status(id)
+        found = await client.get_status(id, is_whole=settings.as_json)
     if settings.as_json:
         output.write_json(found)
     else:
@@ -102,7 +102,7 @@ async def logs(
 ) -> None:
     """Print the log lines of an execution's agents."""
     async with connected(settings) as client:
-        found = await client.get_status(id)
+        found = await client.get_status(id, is_whole=False)
         if task is not None and task not in found.tasks:
             raise UsageProblem(f"no task {task!r} in {found.workflow}", f"it has: {', '.join(found.tasks)}")
         lines = await client.get_logs(id, task)

@@ -21,6 +21,7 @@ _HINTS: dict[type[Exception], str] = {
     errors.UnknownWorkflow: "'imx deploy FILE' stores a workflow under its name",
     errors.UnknownExecution: "'imx ls' lists the executions",
     errors.ExecutionExists: "choose another --id",
+    errors.ArtifactMissing: "'imx artifacts ls' lists those that are there",
 }
 
 
@@ -50,7 +51,7 @@ def exit_code(error: Exception) -> int:
     """The exit code that stands for an error."""
     if isinstance(error, _MISTAKES):
         return USAGE
-    if isinstance(error, errors.UnknownExecution | errors.UnknownWorkflow):
+    if isinstance(error, errors.UnknownExecution | errors.UnknownWorkflow | errors.ArtifactMissing):
         return UNKNOWN
     if not isinstance(error, errors.InfinityMatrixError):
         return FAULT

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from infinity_matrix.cli import agents, executions, system, verify, workflows
+from infinity_matrix.cli import agents, artifacts, executions, system, verify, workflows
 from infinity_matrix.cli.command import AsJson, Context, Credentials, Prefix, Settings, Url, set_root
 
 SECTIONS = {
     "Workflows": ("run", "validate", "graph", "deploy", "start", "trigger"),
-    "Executions": ("status", "watch", "ls", "cancel", "logs", "tail"),
+    "Executions": ("status", "watch", "ls", "cancel", "logs", "tail", "artifacts"),
     "Agents": ("agents", "agent"),
     "System": ("dev", "env", "coordinator", "verify", "demo"),
 }
@@ -45,6 +45,7 @@ app = typer.Typer(
 for part in (workflows.app, executions.app, agents.app, system.app, verify.app):
     app.add_typer(part)
 app.add_typer(agents.agent_app, name="agent")
+app.add_typer(artifacts.app, name="artifacts")
 
 
 def _show_version(wanted: bool) -> None:

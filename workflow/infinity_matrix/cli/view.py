@@ -176,7 +176,7 @@ def plain_line(update: "StatusUpdate") -> str:
 
 async def follow(client: "Client", execution_id: str, file: TextIO, *, as_json: bool = False) -> "ExecutionStatus":
     """Shows an execution on `file` until it ends; answers its last status. Raises UnknownExecution."""
-    status = await client.get_status(execution_id)
+    status = await client.get_status(execution_id, is_whole=False)
     if as_json or not file.isatty():
         line: Callable[[StatusUpdate], str] = output.to_json if as_json else plain_line
         async for update in client.stream_status(execution_id):
@@ -184,7 +184,7 @@ async def follow(client: "Client", execution_id: str, file: TextIO, *, as_json: 
             file.flush()
     else:
         await _follow_live(client, View(status), file)
-    return await client.get_status(execution_id)
+    return await client.get_status(execution_id, is_whole=False)
 
 
 async def _follow_live(client: "Client", view: View, file: TextIO) -> None:
