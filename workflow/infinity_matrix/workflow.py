@@ -89,8 +89,10 @@ class Workflow:
         tasks: Iterable[Task] = (),
         triggers: Iterable[Trigger] = (),
         on_failure: Iterable[Task] = (),
+        **fields: Any,
     ) -> None:
-        fields: dict[str, Any] = {"name": name, "version": version, "description": description, "grace": grace}
+        """Takes besides: `input_schema`, `max_running`, `key`, `callback_timeout`, and what else a document has."""
+        fields |= {"name": name, "version": version, "description": description, "grace": grace}
         if timeout is not None:
             fields["timeout"] = timeout
         self._document: WorkflowDocument = parse_document(fields)
