@@ -3,10 +3,12 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import CommandLine, end, first_line, until
-from infinity_matrix_agents.command import TERMINATE_S, failure_of, read_result
+from infinity_matrix_agents.cancels import own_time_s
+from infinity_matrix_agents.command import failure_of, read_result
 
 #: An agent in bash, without jq: its work is on stdin, and the commonest facts of it are variables.
 PROGRAM = r"""#!/bin/bash
@@ -63,16 +65,46 @@ def test_agents_lists_queues_and_the_instances_that_answer(system: CommandLine) 
     worker, missing = found["cli-worker"], found["nobody-runs-it"]
     assert len(worker["instances"]) == 1 and worker["instances"][0]["concurrency"] == "16"
     assert worker["asking"] >= 1
-    assert missing == {"agent": "nobody-runs-it", "queued": 1, "in_work": 0, "asking": 0, "instances": []}
+    counts = {"queued": 1, "in_work": 0, "asking": 0}
+    assert missing == {"agent": "nobody-runs-it", **counts, "paused": False, "instances": []}
     rows = [line.split() for line in system("agents").out.splitlines()]
     assert ["nobody-runs-it", "1", "0", "0", "none"] in rows
     system("cancel", execution)
 
 
+def test_an_agent_is_paused_and_resumed(system: CommandLine) -> None:
+    file = system.write("held.yaml", 'name: held\nversion: "1"\ntasks: [{id: a, agent: is-held}]\n')
+    assert system("deploy", file).code == 0
+
+    def listed() -> dict[str, Any]:
+        return next(record for record in system("agents", "--json").json if record["agent"] == "is-held")
+
+    answer = system("agents", "pause", "is-held", "--for", "1h", "--json").json
+    assert (answer["agent"], answer["paused"]) == ("is-held", True)
+    assert (listed()["paused"], listed()["paused_until"]) == (True, answer["paused_until"])
+    assert "paused until 20" in system("agents").out
+    assert system("agents", "pause", "is-held").err == "is-held is given no more work until it is resumed\n"
+    assert (listed()["paused"], listed()["paused_until"]) == (True, None)
+    assert system("agents", "resume", "is-held").code == 0
+    assert (listed()["paused"], "paused_until" in listed()) == (False, False)
+
+
+def test_who_pauses_an_agent_that_is_not_there_is_told(system: CommandLine) -> None:
+    answer = system("agents", "pause", "nobody-at-all")
+    assert (answer.code, answer.out) == (4, "")
+    assert "there is no agent 'nobody-at-all'" in answer.err
+    answer = system("agents", "pause", "cli-worker", "--for", "soon")
+    assert (answer.code, "--for" in answer.err) == (2, True)
+
+
 def test_a_bash_program_is_an_agent(bash: CommandLine) -> None:
-    agent = bash.start("agent", "exec", "bash", "--concurrency", "4", "--json", "--", "./program.sh")
+    limits = ("--concurrency", "4", "--rate", "100/s", "--serves", "1", "--serves", "2")
+    agent = bash.start("agent", "exec", "bash", *limits, "--json", "--", "./program.sh")
     try:
         assert '"serving": ["bash"]' in first_line(agent)
+        instance = next(record for record in bash("agents", "--json").json if record["agent"] == "bash")["instances"][0]
+        assert (instance["concurrency"], instance["rate"], instance["versions"]) == ("4", "100/s", "1, 2")
+        assert "(rate 100/s; versions 1, 2)" in bash("agents").out
         answer = bash("run", bash.write("words.yaml", WORDS), "--json")
         assert answer.code == 0, answer
         outputs = answer.json["outputs"]
@@ -102,7 +134,7 @@ def test_a_cancelled_program_gets_sigterm_and_one_that_does_not_listen_sigkill(b
         first_line(agent)
         ids, pids = {}, {}
         for name in ("polite", "stubborn"):
-            bash("deploy", bash.write(f"{name}.yaml", one_task(name, grace_s=20)))
+            bash("deploy", bash.write(f"{name}.yaml", one_task(name, grace_s=8)))
             ids[name] = bash("start", name).out.strip()
             pids[name] = int(until(lambda name=name: _text(bash.folder / f"{name}.pid"), "it runs"))
         began = time.monotonic()
@@ -111,7 +143,7 @@ def test_a_cancelled_program_gets_sigterm_and_one_that_does_not_listen_sigkill(b
         until(lambda: not is_alive(pids["polite"]), "it listens")
         assert is_alive(pids["stubborn"])
         until(lambda: not is_alive(pids["stubborn"]), "it is killed")
-        assert time.monotonic() - began >= TERMINATE_S
+        assert time.monotonic() - began >= own_time_s(8.0)
         for name, execution in ids.items():
             assert bash("watch", execution).code == 1
             # The outcome is the agent's own, not the coordinator's after the grace: it says why.
@@ -139,6 +171,7 @@ def test_what_cannot_be_served_is_a_usage_error(system: CommandLine) -> None:
         ("agent", "exec", "bash", "--", "no-such-program"),
         ("agent", "exec", "im-reserved", "--", "cat"),
         ("agent", "exec", "bash"),
+        ("agent", "exec", "bash", "--rate", "fast", "--", "cat"),
         ("agent", "serve", "nowhere"),
         ("agent", "serve", "flows:pair"),
         ("agent", "serve", "json"),

@@ -51,7 +51,7 @@ def exit_code(error: Exception) -> int:
     """The exit code that stands for an error."""
     if isinstance(error, _MISTAKES):
         return USAGE
-    if isinstance(error, errors.UnknownExecution | errors.UnknownWorkflow | errors.ArtifactMissing):
+    if isinstance(error, errors.UnknownAgent | errors.UnknownExecution | errors.UnknownWorkflow | errors.ArtifactMissing):
         return UNKNOWN
     if not isinstance(error, errors.InfinityMatrixError):
         return FAULT

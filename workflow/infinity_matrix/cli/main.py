@@ -42,8 +42,9 @@ app = typer.Typer(
     help="Durable agent workflows with nothing but NATS.",
     epilog="Exit codes: 0 ok, 1 the workflow failed, 2 usage, 3 no server, 4 unknown id or name.",
 )
-for part in (workflows.app, executions.app, agents.app, system.app, verify.app):
+for part in (workflows.app, executions.app, system.app, verify.app):
     app.add_typer(part)
+app.add_typer(agents.agents_app, name="agents")
 app.add_typer(agents.agent_app, name="agent")
 app.add_typer(artifacts.app, name="artifacts")
 
