@@ -27,6 +27,7 @@ REPLY_TIMEOUT_S = 30.0
 #: if nobody does that is the request given up here.
 CLOSING_S = 5.0
 ERROR_BODY_MAX = 1000
+_LARGE = ("input", "config", "upstream", "compensates", "cause")
 #: What a JSON text begins with; anything else is the text itself.
 _JSON_BEGINS = b'{["-0123456789tfn \t\r\n'
 
@@ -47,7 +48,7 @@ def bridge_agent(connection: Connection, prefix: str = "im") -> Agent:
         limit_s = REPLY_TIMEOUT_S if work.timeout is None else work.timeout + CLOSING_S
         try:
             session = connection.session
-            data, headers = await _ask(session, subject, encode(work.record, "the work"), limit_s)
+            data, headers = await _ask(session, subject, encode(_request(work), "the work"), limit_s)
         except SessionLost:
             raise Failure("SessionLost", f"the connection broke; whether {subject} was asked is unknown") from None
         except PayloadTooLarge as error:
@@ -58,6 +59,12 @@ def bridge_agent(connection: Connection, prefix: str = "im") -> Agent:
         return read_reply(data)
 
     return Agent.built_in(BRIDGE_AGENT, handle, concurrency=BRIDGE_CONCURRENCY)
+
+
+def _request(work: Work) -> dict[str, Any]:
+    """The work as it came, with values where references to artifacts stood: a service cannot read those."""
+    values = {key: getattr(work, key) for key in _LARGE if key in work.record}
+    return {**work.record, **values}
 
 
 def check_service(subject: object, prefix: str = "im") -> str:

@@ -107,6 +107,14 @@ class Coordinator:
         await self._serving
 
     @property
+    def connection(self) -> Connection:
+        return self._connection
+
+    @property
+    def prefix(self) -> str:
+        return self._prefix
+
+    @property
     def open_executions(self) -> int:
         """Executions that are not finished on the shards of this process."""
         return sum(len(shard.mailbox.executions) + len(shard.mailbox.parked) for shard in self.shards.values())

@@ -37,6 +37,7 @@ async def local(
     from infinity_matrix_bus.server import EmbeddedServer
     from infinity_matrix_coordinator.process import Coordinator
 
+    from infinity_matrix.built_in import built_in_agents
     from infinity_matrix.client import Client
     from infinity_matrix.resolution import surrounding
 
@@ -48,6 +49,7 @@ async def local(
         coordinator = Coordinator(endpoint)
         stack.push_async_callback(coordinator.stop)
         await coordinator.start()
+        await stack.enter_async_context(built_in_agents(coordinator))
         client = Client(endpoint)
         client.names_untaken = True
         await client.open()

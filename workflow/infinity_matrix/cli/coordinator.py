@@ -13,6 +13,7 @@ from infinity_matrix_bus.installation import SHARDS_DEFAULT
 from infinity_matrix_bus.log import get_logger, log_json, log_lines
 from infinity_matrix_coordinator.process import Coordinator
 
+from infinity_matrix.built_in import built_in_agents
 from infinity_matrix.resolution import Target
 
 CONNECT_RETRY_S = 1.0
@@ -50,7 +51,8 @@ async def run_coordinator(target: Target, *, shards: int | None, as_json: bool) 
             return 0
         try:
             log.info("coordinator_ready", instance=coordinator.instance, shards=len(coordinator.shards))
-            await ended(coordinator, stop)
+            async with built_in_agents(coordinator):
+                await ended(coordinator, stop)
         finally:
             await coordinator.stop()
         log.info("coordinator_stopped", instance=coordinator.instance)

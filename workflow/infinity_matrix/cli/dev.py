@@ -17,6 +17,7 @@ from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.subjects import Subjects
 from infinity_matrix_coordinator.process import Coordinator
 
+from infinity_matrix.built_in import built_in_agents
 from infinity_matrix.cli import output
 from infinity_matrix.cli.coordinator import ended, log_to_stderr, told_to_stop
 from infinity_matrix.cli.failure import UsageProblem
@@ -58,7 +59,8 @@ async def run_dev(
         _announce(server, sync=sync, note=note, is_found=is_found, as_json=as_json)
         watching = asyncio.create_task(_keep_running(server))
         try:
-            await ended(coordinator, stop)
+            async with built_in_agents(coordinator):
+                await ended(coordinator, stop)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
