@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: demo test check examples bench clean
+.PHONY: demo test check examples bench simulate clean
 
 demo: $(READY)
 	$(BIN)/imx demo
@@ -24,6 +24,11 @@ check: $(READY_DEV)
 
 examples: $(READY_DEV)
 	$(BIN)/python examples/run_all.py
+
+# One seed is one run of the production's processes on a simulated clock, network and server.
+SEEDS ?= 2000
+simulate: $(READY_DEV)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 bench: $(READY_DEV)
 	$(BIN)/python -m bench

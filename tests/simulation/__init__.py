@@ -1,0 +1,1 @@
+"""The deterministic simulation: production processes on a simulated clock, network and server. One seed, one run."""

@@ -1,0 +1,36 @@
+"""The simulation itself: it breaks nothing, repeats itself to the letter, and finds what is broken on purpose."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SEEDS = 60
+
+
+def _simulate(*arguments: str, hash_seed: str = "1") -> subprocess.CompletedProcess[str]:
+    """In processes of their own: their hashes are the same each time."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.simulation", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+def test_no_seed_breaks_a_rule() -> None:
+    ran = _simulate("--seeds", str(SEEDS))
+    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+    assert f"{SEEDS} seeds" in ran.stdout
+
+
+def test_a_seed_gives_the_same_run_twice_and_another_seed_another() -> None:
+    first = _simulate("--seeds", "12", "--seed", "500", "--hashes", "--processes", "1")
+    second = _simulate("--seeds", "12", "--seed", "500", "--hashes", "--processes", "2", hash_seed="2")
+    hashes = [line.split()[1] for line in first.stdout.splitlines()[:12]]
+    assert first.stdout.splitlines()[:12] == second.stdout.splitlines()[:12]
+    assert len(set(hashes)) == 12

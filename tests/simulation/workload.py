@@ -1,0 +1,192 @@
+"""What a simulated world has to do: random workflows, agents that behave in every way, and clients.
+
+How an attempt goes is drawn from (seed, execution, task, attempt, run), so that it does not depend on who runs it.
+"""
+
+import asyncio
+from random import Random
+from typing import Any
+
+from infinity_matrix_actors.definition import RetryDefinition, TaskDefinition, WorkflowDefinition
+from infinity_matrix_actors.errors import ExecutionExists, InfinityMatrixError
+from infinity_matrix_agents.agent import Agent
+from infinity_matrix_agents.failure import Failure
+from infinity_matrix_agents.work import Work
+from infinity_matrix_coordinator.operations import Operations
+
+from .world import Line, World
+
+#: Agents of the SDK, which ask when in doubt; and one that speaks the bare protocol and never asks.
+ASKING = ("agent-a", "agent-b")
+PLAIN = "agent-plain"
+CONCURRENCY = 6
+SIGNAL = "go"
+#: What goes wrong without an outcome goes wrong so often: faults end.
+DEATHS_MAX = 2
+AGAIN_S = 0.5
+
+
+def random_workflow(random: Random, number: int, *, plain: bool) -> WorkflowDefinition:
+    """A small graph with retries, timeouts, waits and compensations."""
+    agents = (*ASKING, PLAIN) if plain else ASKING
+    tasks: list[TaskDefinition] = []
+    undo: list[TaskDefinition] = []
+    for index in range(random.choice((1, 2, 3, 3, 4, 6))):
+        earlier = [task.id for task in tasks]
+        upstream = tuple(sorted(random.sample(earlier, min(len(earlier), random.choice((0, 1, 1, 2))))))
+        if random.random() < 0.1:
+            timing: dict[str, Any] = random.choice(({"sleep": 3.0}, {"wait_for": SIGNAL, "timeout": 20.0}))
+            tasks.append(TaskDefinition(f"t{index}", depends_on=upstream, **timing))
+            continue
+        tasks.append(_task(random, f"t{index}", random.choice(agents), upstream))
+        if random.random() < 0.3:
+            undo.append(
+                TaskDefinition(
+                    f"u{index}",
+                    random.choice(ASKING),
+                    compensates=f"t{index}",
+                    retry=RetryDefinition(3, initial_delay=0.2),
+                    total_timeout=60.0,
+                )
+            )
+    if undo and random.random() < 0.3:
+        undo.append(TaskDefinition("last", ASKING[0], total_timeout=60.0))
+    return WorkflowDefinition(
+        f"w{number}",
+        tuple(tasks),
+        timeout=random.choice((None, None, None, 15.0)),
+        grace=random.choice((0.5, 3.0, 10.0)),
+        on_failure=tuple(undo),
+    )
+
+
+def _task(random: Random, name: str, agent: str, upstream: tuple[str, ...]) -> TaskDefinition:
+    retry = RetryDefinition(random.choice((1, 2, 3)), initial_delay=random.choice((0.1, 1.0, 4.0)))
+    timeout = random.choice((None, None, 2.0, 8.0))
+    queue_timeout = random.choice((None, None, None, 3.0, 20.0))
+    return TaskDefinition(
+        name,
+        agent,
+        depends_on=upstream,
+        retry=retry,
+        timeout=timeout,
+        queue_timeout=queue_timeout,
+        total_timeout=random.choice((60.0, 120.0)),
+    )
+
+
+class Behaviour:
+    """How agents behave in one run."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._runs: dict[tuple[str, str, int], int] = {}
+        self._deaths: dict[tuple[str, str], int] = {}
+        #: No more deaths and hangs.
+        self.is_calm = False
+
+    def draw(self, execution: str, task: str, attempt: int) -> tuple[str, float]:
+        """How a run goes, and how many seconds it takes."""
+        key = (execution, task, attempt)
+        run = self._runs[key] = self._runs.get(key, 0) + 1
+        random = Random(f"{self._world.seed}/{execution}/{task}/{attempt}/{run}")
+        took_s = random.choice((0.0, 0.0, 0.01, 0.05, 0.2, 1.0, 3.0))
+        way = random.choices(
+            ("ok", "fails", "fatal", "later", "dies", "hangs", "slow", "acks early"), (68, 12, 3, 3, 6, 3, 3, 2)
+        )[0]
+        if way in ("dies", "hangs", "acks early"):
+            deaths = self._deaths[execution, task] = self._deaths.get((execution, task), 0) + 1
+            if self.is_calm or deaths > DEATHS_MAX:
+                way = "ok"
+        return way, took_s if way != "slow" else random.uniform(5.0, 40.0)
+
+    def agent(self, name: str) -> Agent:
+        """An agent of the SDK. Call it in its process."""
+        world = self._world
+        agent = Agent(name, concurrency=CONCURRENCY)
+
+        async def handle(work: Work) -> Any:
+            process = world.loop.current
+
+            def note(event: str) -> None:
+                world.journal.append(Line(event, work.execution, work.task, work.attempt, world.loop.now, process))
+
+            note("began")
+            way, took_s = self.draw(work.execution, work.task, work.attempt)
+            if took_s:
+                await asyncio.sleep(took_s)
+            match way:
+                case "fails":
+                    raise RuntimeError("it broke")
+                case "fatal":
+                    raise Failure("bad-input", "it never will", retryable=False)
+                case "later":
+                    raise Failure("busy", "come back", retry_after=2.0)
+                case "dies":
+                    world.faults.count("agent dies of its work")
+                    world.loop.post(world.server_process, world.loop.now, self._kill, process)
+                    await asyncio.Event().wait()
+                case "hangs":
+                    await asyncio.Event().wait()
+            note("done")
+            return {"n": 1}
+
+        agent.handler(handle)
+        return agent
+
+    def _kill(self, process: Any) -> None:
+        if process.is_alive:
+            self._world.loop.kill(process)
+
+
+class Client:
+    """Starts executions, cancels some and signals others, and tries again until each is confirmed."""
+
+    def __init__(self, world: World, definitions: list[WorkflowDefinition], executions: int, during_s: float) -> None:
+        self._world = world
+        self._definitions = definitions
+        self._executions = executions
+        self._during_s = during_s
+        self.started: set[str] = set()
+        self.is_done = False
+        self.digests: dict[str, WorkflowDefinition] = {}
+
+    async def life(self) -> None:
+        """Does all of it."""
+        operations = await self._world.client()
+        for definition in self._definitions:
+            self.digests[await self._again(lambda d=definition: operations.deploy(d))] = definition
+        await asyncio.gather(*(self._one(operations, number) for number in range(self._executions)))
+        self.is_done = True
+
+    async def _one(self, operations: Operations, number: int) -> None:
+        world = self._world
+        random = Random(f"{world.seed}/client/{number}")
+        await asyncio.sleep(random.random() * self._during_s)
+        execution = f"e{number}-{random.getrandbits(32):08x}"
+        digest, definition = random.choice(list(self.digests.items()))
+        if random.random() < 0.1:
+            # A second client starts the same.
+            world.faults.count("started twice")
+            await asyncio.gather(
+                *(self._again(lambda: operations.start(definition.name, digest, None, execution)) for _ in range(2))
+            )
+        else:
+            await self._again(lambda: operations.start(definition.name, digest, None, execution))
+        self.started.add(execution)
+        if any(task.wait_for for task in definition.tasks) and random.random() < 0.7:
+            await asyncio.sleep(random.random() * 10.0)
+            await self._again(lambda: operations.signal(execution, SIGNAL, {"n": 1}, "one"))
+        if random.random() < 0.15:
+            await asyncio.sleep(random.choice((0.0, 0.003, 0.2, 3.0)))
+            world.faults.count("cancel")
+            await self._again(lambda: operations.cancel(execution, "enough"))
+
+    async def _again(self, call: Any) -> Any:
+        while True:
+            try:
+                return await call()
+            except ExecutionExists:
+                raise
+            except InfinityMatrixError:
+                await asyncio.sleep(AGAIN_S)
