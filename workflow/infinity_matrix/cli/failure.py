@@ -41,6 +41,8 @@ _MISTAKES = (
     errors.ExecutionExists,
 )
 
+_UNKNOWN = (errors.ArtifactMissing, errors.UnknownAgent, errors.UnknownExecution, errors.UnknownWorkflow)
+
 
 def wants_traceback() -> bool:
     """Whether errors are to be shown as Python shows them."""
@@ -51,7 +53,7 @@ def exit_code(error: Exception) -> int:
     """The exit code that stands for an error."""
     if isinstance(error, _MISTAKES):
         return USAGE
-    if isinstance(error, errors.UnknownAgent | errors.UnknownExecution | errors.UnknownWorkflow | errors.ArtifactMissing):
+    if isinstance(error, _UNKNOWN):
         return UNKNOWN
     if not isinstance(error, errors.InfinityMatrixError):
         return FAULT
