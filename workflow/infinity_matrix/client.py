@@ -23,6 +23,7 @@ from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.installation import Installation, read_installation
 from infinity_matrix_bus.log_reader import Entry
 from infinity_matrix_bus.session import Endpoint, NoResponders, RequestTimeout, SessionLost
+from infinity_matrix_coordinator.agent_pauses import pause_agent, resume_agent
 from infinity_matrix_coordinator.approvals import APPROVE, REJECT, Approval, Approvals
 from infinity_matrix_coordinator.choices import chosen
 from infinity_matrix_coordinator.controls import Asked, Controls
@@ -394,6 +395,18 @@ class Client:
     async def resume_workflow(self, workflow: str, *, running: bool = False) -> Sequence[Asked]:
         """Lets a workflow be started again; with `running` its paused executions go on, too. Raises UnknownWorkflow."""
         return await self.controls.resume_workflow(workflow, running=running)
+
+    async def pause_agent(self, agent: str, duration: float | str | None = None) -> float | None:
+        """Gives an agent no more work, in whichever process, for `duration` or until it is resumed.
+
+        Answers until when, in seconds since the epoch, None when that is open. Raises UnknownAgent, InvalidDefinition.
+        """
+        for_s = None if duration is None else parse_duration(duration, "duration")
+        return await pause_agent(await self.operations.session(), self.operations.subjects, agent, for_s)
+
+    async def resume_agent(self, agent: str) -> None:
+        """Gives an agent work again. Raises UnknownAgent."""
+        await resume_agent(await self.operations.session(), self.operations.subjects, agent)
 
     async def signal(self, execution_id: str, name: str, data: Any = None, signal_id: str | None = None) -> None:
         """Sends a signal to an execution, kept until a task waits for it; the same `signal_id` counts once."""
