@@ -20,6 +20,7 @@ DEBUG_VARIABLE = "IM_DEBUG"
 _HINTS: dict[type[Exception], str] = {
     errors.UnknownWorkflow: "'imx deploy FILE' stores a workflow under its name",
     errors.UnknownExecution: "'imx ls' lists the executions",
+    errors.UnknownSchedule: "'imx schedule ls' lists the schedules",
     errors.ExecutionExists: "choose another --id",
     errors.ArtifactMissing: "'imx artifacts ls' lists those that are there",
 }
@@ -41,7 +42,13 @@ _MISTAKES = (
     errors.ExecutionExists,
 )
 
-_UNKNOWN = (errors.ArtifactMissing, errors.UnknownAgent, errors.UnknownExecution, errors.UnknownWorkflow)
+_UNKNOWN = (
+    errors.ArtifactMissing,
+    errors.UnknownAgent,
+    errors.UnknownExecution,
+    errors.UnknownSchedule,
+    errors.UnknownWorkflow,
+)
 
 
 def wants_traceback() -> bool:

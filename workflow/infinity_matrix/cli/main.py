@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from infinity_matrix.cli import agents, artifacts, executions, system, verify, workflows
+from infinity_matrix.cli import agents, artifacts, executions, schedule, system, verify, workflows
 from infinity_matrix.cli.command import AsJson, Context, Credentials, Prefix, Settings, Url, set_root
 
 SECTIONS = {
-    "Workflows": ("run", "validate", "graph", "deploy", "start", "trigger"),
+    "Workflows": ("run", "validate", "graph", "deploy", "start", "trigger", "schedule"),
     "Executions": ("status", "watch", "ls", "cancel", "logs", "tail", "artifacts"),
     "Agents": ("agents", "agent"),
     "System": ("dev", "env", "coordinator", "verify", "demo"),
@@ -47,6 +47,7 @@ for part in (workflows.app, executions.app, system.app, verify.app):
 app.add_typer(agents.agents_app, name="agents")
 app.add_typer(agents.agent_app, name="agent")
 app.add_typer(artifacts.app, name="artifacts")
+app.add_typer(schedule.app, name="schedule")
 
 
 def _show_version(wanted: bool) -> None:
