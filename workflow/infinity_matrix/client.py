@@ -23,7 +23,7 @@ from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.installation import Installation, read_installation
 from infinity_matrix_bus.log_reader import Entry
 from infinity_matrix_bus.session import Endpoint, NoResponders, RequestTimeout, SessionLost
-from infinity_matrix_coordinator.agent_pauses import pause_agent, resume_agent
+from infinity_matrix_coordinator.agent_pauses import is_paused, pause_agent, resume_agent
 from infinity_matrix_coordinator.approvals import APPROVE, REJECT, Approval, Approvals
 from infinity_matrix_coordinator.choices import chosen
 from infinity_matrix_coordinator.controls import Asked, Controls
@@ -53,6 +53,7 @@ COORDINATOR_RETRY_S = 0.2
 #: A coordinator that answered is trusted for this long.
 COORDINATOR_SEEN_S = 10.0
 UNTAKEN_AFTER_S = 2.0
+PING_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,12 +483,25 @@ class Client:
             for task in status.tasks.values():
                 if task.state == TaskState.QUEUED and task.agent not in named:
                     waiting.setdefault(task.agent, task.id)
-            api = JetStreamApi(await self.operations.session())
             for agent, task_id in waiting.items():
-                info = await api.consumer_info(self.operations.subjects.work_stream, agent)
-                if info is None or (info.get("num_waiting", 0) == 0 and info.get("num_ack_pending", 0) == 0):
+                problem = await self._problem_of(agent)
+                if problem is not None:
                     named.add(agent)
-                    sys.stderr.write(
-                        f"infinity-matrix: task {task_id!r} waits: no agent {agent!r} is running "
-                        f"(execution {execution_id})\n"
-                    )
+                    sys.stderr.write(f"infinity-matrix: task {task_id!r} waits: {problem} (execution {execution_id})\n")
+
+    async def _problem_of(self, agent: str) -> str | None:
+        """Why nobody takes the work of an agent; None when somebody may."""
+        session = await self.operations.session()
+        info = await JetStreamApi(session).consumer_info(self.operations.subjects.work_stream, agent)
+        if info is not None and is_paused(info):
+            return f"agent {agent!r} is paused"
+        if info is not None and (info.get("num_waiting", 0) or info.get("num_ack_pending", 0)):
+            return None
+        try:
+            # One that has a rate asks for no work while it may begin none.
+            await session.request(f"$SRV.PING.{agent}", b"", PING_TIMEOUT_S)
+        except NoResponders:
+            return f"no agent {agent!r} is running"
+        except (RequestTimeout, SessionLost):
+            return None
+        return None
