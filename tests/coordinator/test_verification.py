@@ -56,7 +56,9 @@ def numbered(*facts: Fact) -> list[tuple[int, Fact]]:
 def allowed() -> History:
     """Three executions as they should be: one with a retry and a skipped task, one undone, one cancelled."""
     done = numbered(
-        Started(DONE, 100.0, "w", DIGEST, cause={"schedule": "nightly", "due": "2026-01-01T02:00:00Z"}),
+        Started(
+            DONE, 100.0, "w", DIGEST, cause={"schedule": "nightly", "due": "2026-01-01T02:00:00Z", "by": "schedule"}
+        ),
         Taken(DONE, 101.0, "agent-a", "a", 1),
         outcome(DONE, 102.0, "a", result=1),
         outcome(DONE, 103.0, "b", error=BOOM),
@@ -65,7 +67,9 @@ def allowed() -> History:
         Finished(DONE, 106.1, 1, "completed"),
     )
     undone = numbered(
-        Started(UNDONE, 200.0, "w", DIGEST, cause={"schedule": "nightly", "due": "2026-01-02T02:00:00Z"}),
+        Started(
+            UNDONE, 200.0, "w", DIGEST, cause={"schedule": "nightly", "due": "2026-01-02T02:00:00Z", "by": "schedule"}
+        ),
         outcome(UNDONE, 201.0, "a", result=2),
         outcome(UNDONE, 202.0, "c", result="c"),
         outcome(UNDONE, 203.0, "b", error=BOOM),
@@ -365,3 +369,43 @@ def test_a_fact_that_is_lost_is_missed_in_almost_every_history() -> None:
         missed += bool(verify(history))
     # What was lost may have changed nothing: the last attempt of two that failed, say.
     assert missed > 0.95 * lost
+
+
+def test_an_execution_that_was_taken_up_again_may_end_again() -> None:
+    history = allowed()
+    history.clients, history.journal = (), None
+    again = [
+        Command(UNDONE, 208.0, CommandKind.RETRY, "1"),
+        outcome(UNDONE, 209.0, "a", 2, result=2),
+        outcome(UNDONE, 210.0, "b", 3, result="b"),
+        outcome(UNDONE, 211.0, "c", 2, result="c"),
+    ]
+    for number, fact in enumerate(again):
+        insert(history, UNDONE, 100 + number, fact)
+    assert verify(history) == []
+    insert(history, UNDONE, 110, Finished(UNDONE, 211.1, 2, "completed"))
+    assert verify(history) == []
+    change(history, UNDONE, 12, state="failed")
+    assert [found.invariant for found in verify(history)] == ["I12"]
+    change(history, UNDONE, 12, state="completed", n=3)
+    assert [found.invariant for found in verify(history)] == ["I2"]
+
+
+def test_the_systems_own_agents_and_instances_may_say_something() -> None:
+    history = allowed()
+    history.journal = None
+    insert(history, DONE, 35, Outcome(DONE, 102.5, "im-notify", "im-call~1", 1))
+    insert(history, DONE, 36, Outcome(DONE, 102.5, "agent-c", "c~0", 1))
+    assert verify(history) == []
+    insert(history, DONE, 37, Outcome(DONE, 102.5, "thief", "c~1", 1))
+    assert [found.invariant for found in verify(history)] == ["I13"]
+
+
+def test_a_tick_may_be_asked_for_again_and_again() -> None:
+    history = allowed()
+    for execution in (DONE, UNDONE):
+        change(history, execution, 0, cause={"schedule": "nightly", "due": "2026-01-01T02:00:00Z", "by": "backfill"})
+    assert verify(history) == []
+    for execution in (DONE, UNDONE):
+        change(history, execution, 0, cause={"trigger": "order.made", "sequence": "7"})
+    assert [found.invariant for found in verify(history)] == ["I10"]

@@ -37,11 +37,15 @@ _KNOWN_FIELDS = frozenset(
         *("id", "agent", "depends_on", "config", "condition", "run_when", "retry"),
         *("timeout", "queue_timeout", "total_timeout", "compensates", "compensate_when"),
         *("wait_for", "sleep", "until", "on_timeout"),
+        # These change who does a task, or when its attempt is closed: to the rules that is an attempt like any other.
+        *("service", "heartbeat_timeout"),
     }
 )
 _KNOWN_WORKFLOW_FIELDS = frozenset(
     {"name", "tasks", "version", "description", "timeout", "grace", "triggers", "on_failure"}
 )
+#: A config that is filled in may fail its task before any attempt.
+_TEMPLATE = "${{"
 _KNOWN_COMMANDS = frozenset({"cancel", "deadline"})
 #: Commands that open an execution again after its end.
 REOPENING = frozenset({"retry", "compensate"})
@@ -88,7 +92,7 @@ def is_understood(definition: WorkflowDefinition, facts: Sequence[Entry]) -> boo
         len(waited_for) == len(set(waited_for))
         and not asks_artifacts(definition, facts)
         and not _sets_others(definition, _KNOWN_WORKFLOW_FIELDS)
-        and not any(_sets_others(task, _KNOWN_FIELDS) for task in tasks)
+        and not any(_sets_others(task, _KNOWN_FIELDS) or _TEMPLATE in repr(task.config) for task in tasks)
         and all(_is_known(fact) for _, fact in facts)
     )
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from infinity_matrix_actors.fact import Finished, Outcome, Started
+from infinity_matrix_actors.fact import Command, Finished, Outcome, Started
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.state import TaskState
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
-from infinity_matrix_coordinator.verification.account import Account, reordered
+from infinity_matrix_coordinator.verification.account import REOPENING, Account, reordered
 from infinity_matrix_coordinator.verification.history import Entry, Violation
 from infinity_matrix_coordinator.views import metrics_of
 
@@ -57,7 +57,13 @@ def check_fold(facts: Sequence[Entry], plan: Plan, account: Account | None) -> I
     started = order[0][1]
     assert isinstance(started, Started)
     one, other = ExecutionActor(started, plan), ExecutionActor(started, plan)
-    ended = [(sequence, fact) for sequence, fact in order if isinstance(fact, Finished)]
+    ended: list[tuple[int, Finished]] = []
+    for sequence, fact in order:
+        if isinstance(fact, Finished):
+            ended.append((sequence, fact))
+        elif isinstance(fact, Command) and str(fact.kind) in REOPENING:
+            # What it ended as no longer counts once it was taken up again.
+            ended.clear()
     for sequence, fact in order:
         try:
             effects, again = one.receive(fact), other.receive(fact)

@@ -4,12 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from infinity_matrix_actors.definition import TaskDefinition, WorkflowDefinition
 from infinity_matrix_actors.fact import Command, Due, Fact, Finished, Outcome, Started, Taken
+from infinity_matrix_actors.schedule_state import TickKind
 
 from infinity_matrix_coordinator.verification.account import REOPENING
 from infinity_matrix_coordinator.verification.history import Entry, History, Violation
 
 #: What a task's name goes on with where the system made it (of a map, a loop): it has its task's agent.
 _INSTANCE_MARK = "~"
+#: Tasks and agents of the system's own: what a workflow's callbacks are asked by, for one.
+_RESERVED = "im-"
 
 
 def check_starts_and_ends(history: History, execution: str, facts: Sequence[Entry]) -> Iterator[Violation]:
@@ -66,6 +69,8 @@ def check_agents(execution: str, facts: Sequence[Entry], definition: WorkflowDef
     for sequence, fact in facts:
         if not isinstance(fact, Taken | Outcome):
             continue
+        if fact.task.startswith(_RESERVED) and fact.agent.startswith(_RESERVED):
+            continue
         task = tasks.get(fact.task) or tasks.get(fact.task.partition(_INSTANCE_MARK)[0])
         if task is None:
             yield Violation("I13", execution, f"the workflow has no such task; {_by(fact)}", fact.task, sequence)
@@ -88,6 +93,9 @@ def check_causes(starts: Mapping[str, Started]) -> Iterator[Violation]:
 def cause_of(started: Started) -> tuple[str, ...] | None:
     """What may start one execution only: a schedule's due time, a workflow's event. None for other causes."""
     cause = started.cause
+    if cause.get("by", TickKind.SCHEDULED) != TickKind.SCHEDULED:
+        # Asked for by someone, who may ask again.
+        return None
     for kind, number in (("schedule", "due"), ("trigger", "sequence")):
         if cause.get(kind) and cause.get(number) is not None:
             return (kind, started.workflow, str(cause[kind]), str(cause[number]))
