@@ -22,6 +22,7 @@ _HINTS: dict[type[Exception], str] = {
     errors.UnknownExecution: "'imx ls' lists the executions",
     errors.UnknownSchedule: "'imx schedule ls' lists the schedules",
     errors.ExecutionExists: "choose another --id",
+    errors.RestoreRefused: "stop its coordinators and agents; --force deletes what is there and restores",
     errors.ArtifactMissing: "'imx artifacts ls' lists those that are there",
 }
 
@@ -40,6 +41,8 @@ _MISTAKES = (
     errors.PayloadNotEncodable,
     errors.PayloadTooLarge,
     errors.ExecutionExists,
+    errors.BackupUnusable,
+    errors.RestoreRefused,
 )
 
 _UNKNOWN = (

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from infinity_matrix.cli import agents, artifacts, executions, schedule, system, verify, workflows
+from infinity_matrix.cli import agents, artifacts, backup, executions, schedule, system, verify, workflows
 from infinity_matrix.cli.command import AsJson, Context, Credentials, Prefix, Settings, Url, set_root
 
 SECTIONS = {
     "Workflows": ("run", "validate", "graph", "deploy", "start", "trigger", "schedule"),
     "Executions": ("status", "watch", "ls", "cancel", "logs", "tail", "artifacts"),
     "Agents": ("agents", "agent"),
-    "System": ("dev", "env", "coordinator", "verify", "demo"),
+    "System": ("dev", "env", "coordinator", "verify", "backup", "restore", "demo"),
 }
 
 
@@ -42,7 +42,7 @@ app = typer.Typer(
     help="Durable agent workflows with nothing but NATS.",
     epilog="Exit codes: 0 ok, 1 the workflow failed, 2 usage, 3 no server, 4 unknown id or name.",
 )
-for part in (workflows.app, executions.app, system.app, verify.app):
+for part in (workflows.app, executions.app, system.app, verify.app, backup.app):
     app.add_typer(part)
 app.add_typer(agents.agents_app, name="agents")
 app.add_typer(agents.agent_app, name="agent")
