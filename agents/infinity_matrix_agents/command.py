@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import Any
 
 from infinity_matrix_bus.artifacts import ARTIFACT_BYTES_MAX
-from infinity_matrix_bus.codec import rfc3339
 
 from infinity_matrix_agents.agent import Agent
 from infinity_matrix_agents.cancels import own_time_s
@@ -29,6 +28,8 @@ LINE_BYTES_MAX = 8 * 1024
 LOG_LINES_MAX = 10_000
 #: Of the end of stderr, in the failure's message.
 MESSAGE_LINES = 5
+#: What is only needed to answer.
+_NOT_SHOWN = frozenset(("reply_to", "taken_to", "ready_at", "repair"))
 OUTPUT_BYTES_MAX = ARTIFACT_BYTES_MAX
 
 
@@ -54,22 +55,7 @@ def command_agent(
 
 def work_record(work: Work) -> dict[str, Any]:
     """The work as a program reads it: that of the wire, without what is needed to answer."""
-    return {
-        "v": 1,
-        "execution": work.execution,
-        "workflow": work.workflow,
-        "task": work.task,
-        "attempt": work.attempt,
-        "agent": work.agent,
-        "input": work.input,
-        "config": work.config,
-        "upstream": work.upstream,
-        "idempotency_key": work.idempotency_key,
-        "timeout": work.timeout,
-        "heartbeat_timeout": work.heartbeat_timeout,
-        "version": work.version,
-        "deadline": None if work.deadline is None else rfc3339(work.deadline),
-    }
+    return {key: value for key, value in work.whole_record.items() if key not in _NOT_SHOWN}
 
 
 def read_result(text: str) -> Any:

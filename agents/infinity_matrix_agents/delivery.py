@@ -7,6 +7,7 @@ from typing import Any
 
 from infinity_matrix_bus.codec import Undecodable, decode_record, parse_rfc3339
 from infinity_matrix_bus.log_reader import parse_ack_reply
+from infinity_matrix_bus.references import may_have_references
 
 from infinity_matrix_agents.work import Work
 
@@ -30,6 +31,8 @@ class Delivery:
     deliveries: int
     consumer_sequence: int
     stored_at: float
+    #: Some of its values may be in the object store.
+    may_have_references: bool = False
     work: Work | None = None
     started_at: float | None = None
     #: The outcome is under way, but not confirmed yet.
@@ -57,7 +60,9 @@ class Delivery:
         missing = [key for key in _REQUIRED if key not in record]
         if missing or record.get("v") != 1 or not isinstance(record["attempt"], int):
             raise UnreadableWork(f"fields missing or of another version: {', '.join(missing) or 'v, attempt'}")
-        return cls(record, ack_reply, deliveries, consumer_sequence, stored_at)
+        delivery = cls(record, ack_reply, deliveries, consumer_sequence, stored_at)
+        delivery.may_have_references = may_have_references(data)
+        return delivery
 
     @property
     def is_worn(self) -> bool:

@@ -13,7 +13,7 @@ from infinity_matrix_bus.artifacts import ARTIFACT_BYTES_MAX, ArtifactStore
 from infinity_matrix_bus.codec import encode
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.log import get_logger
-from infinity_matrix_bus.references import has_references, resolved_map
+from infinity_matrix_bus.references import resolved
 from infinity_matrix_bus.session import SessionLost
 from infinity_matrix_bus.subjects import Subjects
 
@@ -40,8 +40,7 @@ class Payloads:
 
     async def resolve(self, work: Work) -> None:
         """Puts values in the place of a work's references; raises ArtifactMissing, StorageUnavailable, Unreachable."""
-        if _has_any(work.record):
-            work.resolve(await _persistently(lambda: self._values(work.record), FETCH_LIMIT_S))
+        work.resolve(await _persistently(lambda: resolved(work.record, self._store), FETCH_LIMIT_S))
 
     async def completed(self, result: Any, started_at: float, instance: str) -> bytes:
         """The payload of a result, which is stored first when it is large; that of a failure when it cannot be."""
@@ -57,26 +56,6 @@ class Payloads:
         except _PASSING as error:
             return outcomes.failed(error, started_at, instance)
         return outcomes.completed(reference, started_at, instance)
-
-    async def _values(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a work, or of what it compensates, with values for references."""
-        record = await resolved_map(record, self._store)
-        upstream, compensates = record.get("upstream"), record.get("compensates")
-        if type(upstream) is dict:
-            # A wide join's whole map may have been an artifact, and large values in it may be more of them.
-            record = {**record, "upstream": await resolved_map(upstream, self._store)}
-        if type(compensates) is dict:
-            record = {**record, "compensates": await self._values(compensates)}
-        return record
-
-
-def _has_any(record: dict[str, Any]) -> bool:
-    upstream, compensates = record.get("upstream"), record.get("compensates")
-    return (
-        any(map(has_references, record.values()))
-        or (type(upstream) is dict and any(map(has_references, upstream.values())))
-        or (type(compensates) is dict and _has_any(compensates))
-    )
 
 
 async def _persistently(call: Callable[[], Awaitable[Answer]], limit_s: float) -> Answer:

@@ -315,7 +315,8 @@ class AgentRunner:
             if delivery.is_cancelled:
                 payload = outcomes.cancelled(work.cancel_reason, None, self.instance)
             else:
-                await self._payloads.resolve(work)
+                if delivery.may_have_references:
+                    await self._payloads.resolve(work)
                 result = await (function(work) if self.agent.is_async else self._in_thread(work))
                 # It is done: a cancel that comes while a large result is stored comes too late.
                 delivery.is_completed, delivery.task = True, None

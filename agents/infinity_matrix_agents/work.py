@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 PROGRESS_TEXT_MAX = 4096
 #: What may be a reference on the wire, or have some in it.
-_RESOLVED = frozenset(("input", "config", "upstream", "compensates", "cause"))
+_RESOLVED = ("input", "config", "upstream", "item", "previous", "compensates", "cause")
 PROGRESS_BYTES_MAX = 64 * 1024
 
 
@@ -24,6 +24,7 @@ class Work:
         "_log_of",
         "_record",
         "_report",
+        "_whole_record",
         "agent",
         "attempt",
         "cancel_grace",
@@ -36,7 +37,11 @@ class Work:
         "has_ended",
         "heartbeat_timeout",
         "idempotency_key",
+        "index",
         "input",
+        "item",
+        "iteration",
+        "previous",
         "task",
         "timeout",
         "upstream",
@@ -50,7 +55,7 @@ class Work:
         log_of: Callable[[dict[str, Any]], "WorkLog"],
         report: Callable[["Work", dict[str, Any]], None],
     ) -> None:
-        self._record = record
+        self._record = self._whole_record = record
         self.execution: str = record["execution"]
         self.workflow: str = record["workflow"]
         self.task: str = record["task"]
@@ -64,6 +69,12 @@ class Work:
         self.config: dict[str, Any] = record.get("config") or {}
         #: The results of the direct upstream tasks, by id; None for one that was skipped or failed.
         self.upstream: dict[str, Any] = record.get("upstream") or {}
+        #: Of an instance of a map: its item, and the item's place in the list, from 0. None for any other work.
+        self.item: Any = record.get("item")
+        self.index: int | None = record.get("index")
+        #: Of a turn of a loop: which it is, from 0, and the last one's result. None for any other work.
+        self.iteration: int | None = record.get("iteration")
+        self.previous: Any = record.get("previous")
         #: Of a compensation: `task`, `result`, `config`, `upstream`, `idempotency_key` of the task it undoes, and
         #: `"forward": "unknown"` when nobody knows whether that was done. None for any other work.
         self.compensates: dict[str, Any] | None = record.get("compensates")
@@ -91,6 +102,11 @@ class Work:
     def record(self) -> dict[str, Any]:
         """The whole work message as on the wire, large values as references; not to be changed."""
         return self._record
+
+    @property
+    def whole_record(self) -> dict[str, Any]:
+        """The whole work message with values in the place of references; not to be changed."""
+        return self._whole_record
 
     @property
     def log(self) -> "WorkLog":
@@ -139,10 +155,12 @@ class Work:
         """Whether the handler ever looked at `cancelled`: then it is left the time to end by itself."""
         return self._is_looking
 
-    def resolve(self, values: dict[str, Any]) -> None:
-        """Called by the runner: puts values in the place of references; `record` keeps what was on the wire."""
-        for key in _RESOLVED & values.keys():
-            setattr(self, key, values[key])
+    def resolve(self, whole_record: dict[str, Any]) -> None:
+        """Called by the runner: takes over the same work with values in the place of references."""
+        self._whole_record = whole_record
+        for key in _RESOLVED:
+            if key in whole_record:
+                setattr(self, key, whole_record[key])
 
     def mark_cancelled(self, reason: str, grace_s: float = 0.0) -> None:
         """Called by the runner."""

@@ -40,7 +40,9 @@ WRONG_LAST_SEQUENCE = 10071
 #: Readers of a replicated bucket may ask a server that has not seen all chunks yet.
 READS_MAX = 5
 READ_AGAIN_S = 0.1
+#: The key of a reference, also as it stands in JSON and in msgpack.
 _KEY = "$artifact"
+MARK = _KEY.encode()
 _NAME = re.compile(r"[0-9a-f]{64}")
 _LOSSES = (JetStreamError, NoResponders, RequestTimeout, SessionLost)
 

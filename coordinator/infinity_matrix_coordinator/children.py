@@ -6,11 +6,13 @@ Its parent's outcome is in the log before its own end.
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from infinity_matrix_actors.definition import CHILD_AGENT
 from infinity_matrix_actors.errors import InfinityMatrixError, PayloadNotEncodable, PayloadTooLarge
 from infinity_matrix_actors.fact import CommandKind, ErrorType, Started, TaskError
 from infinity_matrix_actors.state import ExecutionState
+from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.codec import encode
 from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.facts import command_payload, failed_payload, started_payload
@@ -20,6 +22,7 @@ from infinity_matrix_bus.session import Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.offload import fitting
 from infinity_matrix_coordinator.views import outputs_of
 
 #: Children of children: what goes deeper is refused, because it is mostly a workflow that starts itself.
@@ -31,12 +34,15 @@ log = get_logger("infinity_matrix.coordinator")
 class Children:
     """The children of one shard's executions, on one session."""
 
-    def __init__(self, session: Session, subjects: Subjects, shards: int, outbox: Outbox) -> None:
+    def __init__(
+        self, session: Session, subjects: Subjects, shards: int, outbox: Outbox, artifacts: ArtifactStore
+    ) -> None:
         self._session = session
         self._subjects = subjects
         self._shards = shards
         self._outbox = outbox
         self._store = DefinitionStore(session, subjects)
+        self._artifacts = artifacts
 
     def id_of(self, execution: str, task: str, attempt: int) -> str:
         """The execution that is this attempt."""
@@ -61,11 +67,18 @@ class Children:
             return
         child = self.id_of(execution.id, task, attempt)
         cause = {"parent": {"execution": execution.id, "task": task, "attempt": attempt}, "depth": depth}
-        started = Started(child, 0.0, workflow, digest, actor.input, cause, priority=execution.started.priority)
+
+        def encoded(value: Any) -> bytes:
+            return started_payload(
+                Started(child, 0.0, workflow, digest, value, cause, priority=execution.started.priority)
+            )
+
         try:
-            payload = started_payload(started)
+            payload = await self._fitting(encoded, actor.input, "the child's input")
         except (PayloadTooLarge, PayloadNotEncodable) as error:
             self._fail(execution, task, attempt, TaskError(ErrorType.UNDELIVERABLE, str(error), retryable=False))
+            return
+        if payload is None:
             return
         parent_shard = shard_of(execution.id, self._shards)
         taken = self._subjects.taken(parent_shard, execution.id, CHILD_AGENT, task, attempt)
@@ -81,7 +94,7 @@ class Children:
         subject = self._subjects.command(shard_of(child, self._shards), child, str(CommandKind.CANCEL), "parent")
         self._outbox.post(subject, command_payload(CommandKind.CANCEL, f"its parent ended: {reason}"), _ignore)
 
-    def answer_parent(self, execution: ExecutionActor, then: Callable[[], None]) -> None:
+    async def answer_parent(self, execution: ExecutionActor, then: Callable[[], None]) -> None:
         """Gives the parent of an execution that is decided its outcome, and calls `then` once that is there."""
         parent = self._parent_of(execution)
         if parent is None:
@@ -89,7 +102,9 @@ class Children:
             return
         above, task, attempt = parent
         subject = self._subjects.outcome(shard_of(above, self._shards), above, CHILD_AGENT, task, attempt)
-        self._outbox.post(subject, _outcome_payload(execution), lambda ack: then())
+        payload = await self._outcome_payload(execution)
+        if payload is not None:
+            self._outbox.post(subject, payload, lambda ack: then())
 
     def _parent_of(self, execution: ExecutionActor) -> tuple[str, str, int] | None:
         """The attempt an execution is; None when it is nobody's child, or only says so."""
@@ -103,6 +118,30 @@ class Children:
             log.warning("no_child_of_its_parent", execution=execution.id, parent=above)
             return None
         return above, task, attempt
+
+    async def _outcome_payload(self, execution: ExecutionActor) -> bytes | None:
+        """What its parent is told of an execution that is decided; None when the session is lost meanwhile."""
+        if execution.state is not ExecutionState.COMPLETED:
+            return _failed_payload(execution)
+        what = "the child's outputs"
+        try:
+            return await self._fitting(
+                lambda value: encode({"result": value, "instance": execution.id}, what), outputs_of(execution), what
+            )
+        except PayloadTooLarge as error:
+            return failed_payload(TaskError(ErrorType.PAYLOAD_TOO_LARGE, str(error), retryable=False))
+
+    async def _fitting(self, encoded: Callable[[Any], bytes], value: Any, what: str) -> bytes | None:
+        """`fitting`, until there is room; None when the session is lost meanwhile."""
+        while not self._session.is_lost:
+            try:
+                return await fitting(encoded, value, self._artifacts, what)
+            except (PayloadTooLarge, PayloadNotEncodable):
+                raise
+            except InfinityMatrixError as error:
+                log.info("child_postponed", what=what, reason=str(error))
+                await asyncio.sleep(RETRY_DELAY_S)
+        return None
 
     async def _digest(self, workflow: str) -> str | None:
         while not self._session.is_lost:
@@ -127,12 +166,7 @@ def _depth(execution: ExecutionActor) -> int:
     return depth if isinstance(depth, int) else 0
 
 
-def _outcome_payload(execution: ExecutionActor) -> bytes:
-    if execution.state is ExecutionState.COMPLETED:
-        try:
-            return encode({"result": outputs_of(execution), "instance": execution.id}, "the child's outputs")
-        except PayloadTooLarge as error:
-            return failed_payload(TaskError(ErrorType.PAYLOAD_TOO_LARGE, str(error), retryable=False))
+def _failed_payload(execution: ExecutionActor) -> bytes:
     cause = execution.error or {}
     where = f" (task {cause['task']!r})" if cause.get("task") else ""
     undone = "; its compensation is incomplete" if execution.compensation == "incomplete" else ""

@@ -30,6 +30,7 @@ from infinity_matrix_actors.errors import InfinityMatrixError, PayloadNotEncodab
 from infinity_matrix_actors.fact import CommandKind, ErrorType, Finished, TaskError
 from infinity_matrix_actors.state import ExecutionState
 from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.codec import encode, rfc3339
 from infinity_matrix_bus.facts import closed_payload, command_payload, finished_payload
 from infinity_matrix_bus.log import get_logger
@@ -41,11 +42,12 @@ from infinity_matrix_coordinator.backlog import QUEUED_MAX, Attempt, Backlog
 from infinity_matrix_coordinator.children import Children
 from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.large_works import LargeWorks
 from infinity_matrix_coordinator.slots import SlotKeys
 from infinity_matrix_coordinator.status_message import status_payload
 from infinity_matrix_coordinator.timers import Timers
 from infinity_matrix_coordinator.views import is_small, outputs_of
-from infinity_matrix_coordinator.work_message import work_payload
+from infinity_matrix_coordinator.work_message import work_payload, work_record
 
 #: A cause older than this is not fresh: a quarter of the work stream's duplicate window.
 FRESH_S = 30.0
@@ -92,13 +94,19 @@ class Performer:
     children: Children = field(init=False)
     #: Timers that were overdue when the shard was taken over wait until then: agents reconnect and publish too.
     overdue_not_before: float = 0.0
+    _large: LargeWorks = field(init=False)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _closings: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLOSINGS_MAX))
 
     def __post_init__(self) -> None:
         self.publisher = Publisher(self.session)
         self.backlog = Backlog(QUEUED_MAX // self.shards)
-        self.children = Children(self.session, self.subjects, self.shards, self.outbox)
+        artifacts = ArtifactStore(self._session_of_now, self.subjects, cache_bytes_max=0)
+        self._large = LargeWorks(artifacts)
+        self.children = Children(self.session, self.subjects, self.shards, self.outbox, artifacts)
+
+    async def _session_of_now(self) -> Session:
+        return self.session
 
     def perform(self, execution: ExecutionActor, effects: Iterable[Effect], *, is_fresh: bool) -> None:
         """Performs the effects of one decision; raises SessionLost."""
@@ -200,12 +208,33 @@ class Performer:
         if with_id:
             message_id = self.subjects.message_id(execution.id, task, attempt)
             headers = f"NATS/1.0\r\nNats-Msg-Id: {message_id}\r\n\r\n".encode()
+        record = self._large.small(key) or work_record(self.subjects, self.shard, execution, task)
         try:
-            payload = work_payload(self.subjects, self.shard, execution, task, is_repair=is_repair)
+            payload = work_payload(record, is_repair=is_repair)
             self.publisher.publish(self.subjects.work(agent, *key), payload, on_ack, headers)
             self.counters.works += 1
-        except (PayloadTooLarge, PayloadNotEncodable) as error:
+        except PayloadTooLarge:
+            self._spawn(self._offload(execution, key, record, is_repair))
+        except PayloadNotEncodable as error:
             self._undeliverable(execution, task, str(error))
+
+    async def _offload(self, execution: ExecutionActor, key: Attempt, record: dict[str, Any], is_repair: bool) -> None:
+        """Stores what makes a work too large, and publishes it then: plainly only while that is still allowed."""
+        _, task, attempt = key
+        actor = execution.tasks[task]
+        try:
+            await self._large.store(key, record, self.session.max_payload_bytes)
+            if is_repair or self.clock.now() - (actor.dispatched_at or 0.0) > FRESH_S / 2:
+                self.repair(key)
+            else:
+                self._publish_work(execution, task, attempt, is_repair=False)
+        except (PayloadTooLarge, PayloadNotEncodable) as error:
+            if actor.attempt == attempt and actor.is_open:
+                self._undeliverable(execution, task, str(error))
+        except InfinityMatrixError as error:
+            if not self.session.is_lost:
+                log.warning("work_not_stored", execution=execution.id, task=task, reason=str(error))
+                asyncio.get_running_loop().call_later(RETRY_DELAY_S, self.repair, key)
 
     def _undeliverable(self, execution: ExecutionActor, task: str, reason: str) -> None:
         error = TaskError(ErrorType.UNDELIVERABLE, reason, retryable=False)
@@ -248,8 +277,11 @@ class Performer:
                 name = execution.plan.definition.name
                 self.slots.leave(name, execution.slot_key, execution.id, effect.n, finish)
 
-        # Who waits for it hears of it before its own end: after that nobody would derive it again.
-        self.children.answer_parent(execution, let_go)
+        if "parent" in execution.started.cause:
+            # Who waits for it hears of it before its own end: after that nobody would derive it again.
+            self._spawn(self.children.answer_parent(execution, let_go))
+        else:
+            let_go()
 
     def _settle_backlog(self, execution: ExecutionActor, task: str) -> None:
         actor = execution.tasks[task]

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 from infinity_matrix_actors.errors import ArtifactMissing
 from infinity_matrix_bus.artifacts import ArtifactStore
-from infinity_matrix_bus.references import has_references, resolved, resolved_map
+from infinity_matrix_bus.references import has_references, resolved
 
 from infinity_matrix_coordinator.views import ExecutionResult, ExecutionStatus, TaskStatus
 
 
 async def whole_result(result: ExecutionResult, store: ArtifactStore) -> ExecutionResult:
     """A result with its large outputs; raises ArtifactMissing, StorageUnavailable."""
-    outputs = await resolved_map(result.outputs, store)
+    outputs = await resolved(result.outputs, store)
     return result if outputs is result.outputs else replace(result, outputs=outputs)
 
 

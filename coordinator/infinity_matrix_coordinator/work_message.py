@@ -10,8 +10,15 @@ from infinity_matrix_bus.subjects import Subjects
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 
 
-def work_payload(subjects: Subjects, shard: int, execution: ExecutionActor, task: str, *, is_repair: bool) -> bytes:
-    """The current attempt of `task` as JSON; raises PayloadTooLarge."""
+def work_payload(record: dict[str, Any], *, is_repair: bool) -> bytes:
+    """A work as JSON; raises PayloadTooLarge, PayloadNotEncodable."""
+    if is_repair:
+        record = {**record, "repair": True}
+    return encode(record, f"the work of task {record['task']!r}")
+
+
+def work_record(subjects: Subjects, shard: int, execution: ExecutionActor, task: str) -> dict[str, Any]:
+    """The current attempt of `task`: everything its agent needs."""
     actor = execution.tasks[task]
     definition = actor.node.definition
     assert actor.dispatched_at is not None
@@ -46,9 +53,7 @@ def work_payload(subjects: Subjects, shard: int, execution: ExecutionActor, task
         record |= {name: value for name, value in execution.variables(actor).items() if name != "input"}
     if execution.saga is not None and execution.is_undoing(task):
         record |= _undoing(execution, execution.saga.forward_of.get(task))
-    if is_repair:
-        record["repair"] = True
-    return encode(record, f"the work of task {task!r}")
+    return record
 
 
 def _undoing(execution: ExecutionActor, forward: str | None) -> dict[str, Any]:

@@ -1,12 +1,9 @@
 """Artifacts kept as values: read once, shared, and let go when there are too many bytes of them."""
 
-from typing import Any
-
 import pytest
 from infinity_matrix_bus.artifact_values import ArtifactValues
-from infinity_matrix_bus.artifacts import ArtifactStore, reference_to
+from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.installation import install
-from infinity_matrix_bus.references import artifacts_in, has_references, resolved
 from infinity_matrix_bus.session import Session
 from infinity_matrix_bus.subjects import Subjects
 
@@ -44,31 +41,3 @@ async def test_what_was_used_last_stays_within_the_bytes(store: ArtifactStore) -
     await values.get_json(huge)
     assert huge in values
     assert not any(reference in values for reference in references)
-
-
-A, B = reference_to("a" * 64, 5), reference_to("b" * 64, 6)
-
-
-@pytest.mark.parametrize(
-    ("value", "names"),
-    [
-        (A, {"a" * 64: 5}),
-        ([A, 1, B], {"a" * 64: 5, "b" * 64: 6}),
-        ([], {}),
-        ({"deep": A}, {}),
-        ([[A]], {}),
-        ("text", {}),
-        (None, {}),
-    ],
-)
-def test_a_reference_counts_as_a_whole_value_and_as_an_item_of_a_list(value: Any, names: dict[str, int]) -> None:
-    assert artifacts_in(value) == names
-    assert has_references(value) == bool(names)
-
-
-async def test_a_list_that_is_stored_may_have_references_as_items(store: ArtifactStore) -> None:
-    item = await store.put_json("item")
-    outer = await store.put_json([item, "small"])
-    assert await resolved(outer, store) == ["item", "small"]
-    untouched = {"deep": item}
-    assert await resolved(untouched, store) is untouched

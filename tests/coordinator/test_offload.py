@@ -8,7 +8,7 @@ from infinity_matrix_actors.errors import PayloadTooLarge
 from infinity_matrix_bus.artifacts import ArtifactStore, is_reference
 from infinity_matrix_bus.codec import encode
 from infinity_matrix_bus.installation import install
-from infinity_matrix_bus.references import resolved, resolved_map
+from infinity_matrix_bus.references import resolved
 from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.session import Endpoint, Session
 from infinity_matrix_bus.subjects import Subjects
@@ -48,15 +48,6 @@ def work(**fields: Any) -> dict[str, Any]:
     }
 
 
-async def whole(record: dict[str, Any], store: ArtifactStore) -> dict[str, Any]:
-    """The work as an agent makes it whole."""
-    record = await resolved_map(record, store)
-    for field in ("upstream", "compensates"):
-        if isinstance(record.get(field), dict):
-            record = {**record, field: await resolved_map(record[field], store)}
-    return record
-
-
 async def test_a_work_that_fits_is_left_alone(store: ArtifactStore) -> None:
     record = work(upstream={"a": text(LIMIT - MARGIN_BYTES - 500)})
     assert await offloaded(record, store, LIMIT) is record
@@ -68,7 +59,7 @@ async def test_the_largest_values_go_first_and_no_more_than_must(store: Artifact
     small = await offloaded(record, store, LIMIT)
     assert [name for name, value in small["upstream"].items() if is_reference(value)] == ["larger"]
     assert len(encode(small)) <= LIMIT - MARGIN_BYTES
-    assert await whole(small, store) == record
+    assert await resolved(small, store) == record
     assert record["upstream"]["larger"] != small["upstream"]["larger"], "the one that was given is not changed"
 
 
@@ -83,7 +74,7 @@ async def test_any_field_may_be_the_large_one(store: ArtifactStore, field: str) 
     small = await offloaded(record, store, LIMIT)
     assert is_reference(small[field])
     assert small["upstream"] == {"a": 1}
-    assert await whole(small, store) == record
+    assert await resolved(small, store) == record
 
 
 async def test_what_a_compensation_is_told_is_stored_value_by_value(store: ArtifactStore) -> None:
@@ -91,7 +82,7 @@ async def test_what_a_compensation_is_told_is_stored_value_by_value(store: Artif
     small = await offloaded(record, store, LIMIT)
     assert is_reference(small["compensates"]["result"])
     assert small["compensates"]["task"] == "a"
-    assert await whole(small, store) == record
+    assert await resolved(small, store) == record
 
 
 async def test_of_many_values_the_whole_map_is_one_artifact(store: ArtifactStore) -> None:
@@ -99,7 +90,7 @@ async def test_of_many_values_the_whole_map_is_one_artifact(store: ArtifactStore
     small = await offloaded(record, store, LIMIT)
     assert is_reference(small["upstream"])
     assert len(await store.list()) == 1
-    assert await whole(small, store) == record
+    assert await resolved(small, store) == record
 
 
 async def test_a_map_that_no_artifact_holds_is_stored_in_parts(
@@ -110,7 +101,7 @@ async def test_a_map_that_no_artifact_holds_is_stored_in_parts(
     small = await offloaded(record, store, LIMIT)
     assert is_reference(small["upstream"])
     assert len(await store.list()) == 2 * VALUES_MAX + 1
-    assert await whole(small, store) == record
+    assert await resolved(small, store) == record
 
 
 async def test_a_list_that_no_artifact_holds_is_stored_in_parts(
