@@ -174,9 +174,12 @@ class ScheduleOperations:
             return
         # A coordinator may be about to start what it has claimed: whoever comes first has the place in the log.
         session = await self._operations.session()
-        shards = self._operations.installation.shards
-        for tick in stored.state.waiting:
-            await write_tick(session, self._operations.subjects, shards, stored.schedule, tick, "", skips=True)
+        place = (session, self._operations.subjects, self._operations.installation.shards)
+        schedule = stored.schedule
+        if stored.state.waiting:
+            definition = schedule.definition or (await self._operations.deployment_of(schedule.workflow)).definition
+            for tick in stored.state.waiting:
+                await write_tick(*place, schedule, tick, definition, skips=True)
 
     async def _change(self, name: str, change: Callable[[StoredSchedule, float], ScheduleState]) -> None:
         for _ in range(CHANGES_MAX):

@@ -246,15 +246,15 @@ class Schedules:
             return state
         still_open = await self._open(state.running)
         state = without_ended(state, set(state.running) - still_open)
-        definition = await self._definition(schedule)
+        definition, is_paused = await self._definition(schedule)
         for tick in state.waiting:
-            action = Action.SKIP if definition is None else decide(schedule, state, tick, bool(still_open))
+            action = Action.SKIP if is_paused else decide(schedule, state, tick, bool(still_open))
             if action is Action.WAIT:
                 continue
             if action in (Action.CANCEL, Action.TERMINATE):
                 await stop_for(*self._place, schedule, tick, still_open, terminates=action is Action.TERMINATE)
                 continue
-            is_skipped = await write_tick(*self._place, schedule, tick, definition or "", skips=action is Action.SKIP)
+            is_skipped = await write_tick(*self._place, schedule, tick, definition, skips=action is Action.SKIP)
             execution = None if is_skipped else execution_of(self._subjects, schedule.name, tick)
             state = settle(schedule, state, tick, execution)
             log.info("schedule_fired", schedule=schedule.name, due=rfc3339(tick.due_at), execution=execution)
@@ -266,16 +266,15 @@ class Schedules:
     async def _open(self, executions: Iterable[str]) -> set[str]:
         return await open_executions(*self._place, self._reads, executions)
 
-    async def _definition(self, schedule: Schedule) -> str | None:
-        """The hash of what is started; None while the workflow is paused. Raises UnknownWorkflow."""
+    async def _definition(self, schedule: Schedule) -> tuple[str, bool]:
+        """The hash of what is started, and whether the workflow is paused; raises UnknownWorkflow."""
         deployment = await self._definitions.deployment(schedule.workflow)
-        if deployment is not None and deployment.is_paused:
-            return None
+        is_paused = deployment is not None and deployment.is_paused
         if schedule.definition is not None:
-            return schedule.definition
+            return schedule.definition, is_paused
         if deployment is None:
             raise UnknownWorkflow(schedule.workflow)
-        return deployment.definition
+        return deployment.definition, is_paused
 
     async def _listen(self, name: str, executions: tuple[str, ...]) -> bool:
         """Hears the ends of these executions on behalf of a schedule, in place of others; answers whether it is new."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 import infinity_matrix
 import pytest
@@ -27,10 +28,11 @@ from infinity_matrix_bus.history import read_all, read_facts
 from infinity_matrix_bus.installation import install
 from infinity_matrix_bus.schedules import ScheduleStore
 from infinity_matrix_bus.session import Endpoint
+from infinity_matrix_coordinator.members import owner_of
 from infinity_matrix_coordinator.process import Coordinator
 from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
 from infinity_matrix_coordinator.schedule_ticks import execution_of, write_tick
-from infinity_matrix_coordinator.schedules import Schedules
+from infinity_matrix_coordinator.schedules import HELP_AFTER_S, Schedules
 from plain import connected
 
 WAIT_S = 20.0
@@ -233,6 +235,36 @@ async def test_a_tick_that_was_skipped_is_not_started_by_who_lags(im: Client, ga
     assert gate.begun == 1
 
 
+async def test_what_the_first_coordinator_of_a_schedule_does_not_do_the_others_do(world: World) -> None:
+    connection = await Connection(Endpoint(world.server.connect_url)).open()
+    try:
+        installation = await install(connection.session, shards=2)
+        subjects = installation.subjects()
+        definition = Workflow("w", tasks=[Task("only", "nobody")]).definition()
+        await DefinitionStore(connection.session, subjects).deploy(definition, is_armed=False)
+        store = ScheduleStore(connection.session, subjects)
+        members = {"here", "hung"}
+        names = {owner_of(crc32(f"s-{number}".encode()), members): f"s-{number}" for number in range(20)}
+        runner = Schedules(connection.session, subjects, installation.shards, "here", lambda: members)
+        running = asyncio.create_task(runner.run())
+        began = time.monotonic()
+        for name in names.values():
+            schedule = new_schedule(name, "w", run_at=_utc(time.time() - 1))
+            assert await store.create(schedule, ScheduleState(schedule.run_at))
+
+        async def is_started(owner: str) -> bool:
+            stored = await store.read(names[owner])
+            return stored is not None and stored.state.started == 1
+
+        assert await until(lambda: is_started("here"), WAIT_S, "its own") < HELP_AFTER_S / 2
+        await until(lambda: is_started("hung"), WAIT_S, "the other's")
+        assert time.monotonic() - began >= HELP_AFTER_S
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    finally:
+        await connection.close()
+
+
 # What was missed.
 
 
@@ -377,7 +409,12 @@ async def test_of_a_deleted_schedule_nothing_starts_any_more(
     await until(lambda: gate.begun == 1, WAIT_S, "the first")
     await settled(im, 1)
     await schedules.delete("s")
-    assert [fact.skipped for fact in await started_facts(im)] == [False, True, True]
+    facts = await started_facts(im)
+    assert [fact.skipped for fact in facts] == [False, True, True]
+    assert (await im.get_status(facts[1].execution)).error == {
+        "type": "skipped",
+        "message": "this tick of the schedule was passed over",
+    }
     assert await schedules.list() == []
     gate.is_closed = False
     gate.let_through()
