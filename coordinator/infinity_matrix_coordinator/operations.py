@@ -212,10 +212,14 @@ class Operations:
         if ack.fate not in (Fate.STORED, Fate.DUPLICATE):
             raise StorageUnavailable(f"the event was not stored: {ack.reason}")
 
+    async def facts_of(self, execution: str) -> list[tuple[int, Fact]]:
+        """All facts of an execution in log order, each with its sequence; none for an unknown one."""
+        reads = self._reading(await self.session()).reads
+        return await read_facts(reads, self.subjects, self.installation.shards, check_id(execution))
+
     async def fold(self, execution: str) -> ExecutionActor:
         """An execution's state as of now, from the log alone; raises UnknownExecution."""
-        reads = self._reading(await self.session()).reads
-        facts = await read_facts(reads, self.subjects, self.installation.shards, check_id(execution))
+        facts = await self.facts_of(execution)
         started = next(((sequence, fact) for sequence, fact in facts if isinstance(fact, Started)), None)
         if started is None:
             raise UnknownExecution(execution)
