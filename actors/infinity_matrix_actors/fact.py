@@ -70,6 +70,8 @@ class Started:
     seed: dict[str, Any] = field(default_factory=dict)
     #: A tick of a schedule that was passed over: nothing runs, and no coordinator that lags fires it later.
     skipped: bool = False
+    #: What an input that travels as a reference stands for, where an expression looks into it.
+    content: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ class Signal:
     name: str
     id: str
     data: Any = None
+    #: What data that travels as a reference stands for, where an expression looks into it.
+    content: Any = None
 
 
 class CommandKind(StrEnum):

@@ -68,8 +68,20 @@ class Plan:
     undo_of: Mapping[str, str]
     #: Tasks whose results are looked into, by a condition or a formula.
     examined: frozenset[str]
+    #: Whether an expression or a schema looks into the input.
+    examines_input: bool = False
     #: The key whose slots limit how many run, over `input`.
     key: Formula | None = None
+
+    def examines(self, task: str) -> bool:
+        """Whether something is decided by the result of a task, or of an instance `task~n`."""
+        base = task.split("~", 1)[0]
+        node = self.nodes.get(base)
+        if node is None:
+            return False
+        # An instance's result goes to the end of its loop; the list of a map is never a reference itself.
+        is_asked = node.definition.result_schema is not None or node.definition.loop is not None
+        return is_asked or base in self.examined
 
     def node(self, task: str) -> Node:
         """The node of a task, forward or of `on_failure`, or of an instance `task~n`; raises KeyError."""
@@ -128,6 +140,9 @@ class Plan:
             undo_nodes,
             {task.compensates: task.id for task in definition.on_failure if task.compensates is not None},
             frozenset(examined),
+            definition.input_schema is not None
+            or _key(definition) is not None
+            or any(map(_asks_input, nodes.values())),
             _key(definition),
         )
 
@@ -186,6 +201,21 @@ def _examined(node: Node) -> frozenset[str]:
                 found |= expression.references
         inner = inner.instance
     return found
+
+
+def _asks_input(node: Node) -> bool:
+    inner: Node | None = node
+    while inner is not None:
+        if inner.condition is not None and "input" in inner.condition.expression.variables:
+            return True
+        for template in (inner.config, inner.input):
+            if template is not None and any("input" in f.expression.variables for f in template.formulas.values()):
+                return True
+        for formula in (inner.items, inner.until):
+            if formula is not None and "input" in formula.expression.variables:
+                return True
+        inner = inner.instance
+    return False
 
 
 def _key(definition: WorkflowDefinition) -> Formula | None:

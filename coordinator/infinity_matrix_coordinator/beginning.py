@@ -207,7 +207,7 @@ def _begin_waiting(execution: Execution, name: str, actor: TaskActor, at: float,
     effects.append(PublishStatus(name, actor.state, 0, at))
     kept = execution.signals.get(definition.wait_for) if definition.wait_for is not None else None
     if kept:
-        actor.result = kept.pop(0)
+        actor.result, actor.content = kept.pop(0)
         return mark(execution, name, actor, TaskState.COMPLETED, at, effects)
     actor.retry_at = wait_until(definition, at)
     if actor.retry_at is not None:

@@ -27,6 +27,7 @@ class Execution:
         "begun_at",
         "calls",
         "calls_made",
+        "content",
         "decided_at",
         "error",
         "finished",
@@ -62,7 +63,9 @@ class Execution:
         self.sequence = sequence
         #: Facts up to this place in the log are in the state already, however they came.
         self.folded = 0
+        #: As it travels, and as expressions see it.
         self.input = started.input
+        self.content = started.input if started.content is None else started.content
         #: Since when its own timeout counts: its start, or when it was reopened.
         self.begun_at = started.at
         #: Running until the fact that decides otherwise; what that fact decided is final until a command reopens it.
@@ -84,8 +87,8 @@ class Execution:
         self.is_error_answered = False
         #: Instances that settled with the last fact; their actors are not needed after its effects.
         self.leaving: list[str] = []
-        #: Signals that nobody waited for yet, by name, oldest first.
-        self.signals: dict[str, list[Any]] = {}
+        #: Signals that nobody waited for yet, by name, oldest first: the data, and what it stands for.
+        self.signals: dict[str, list[tuple[Any, Any]]] = {}
         #: Set when no new task may start; `stopped_by` is the state the execution is heading for.
         self.stopped_at: float | None = None
         self.stopped_by: ExecutionState | None = None
@@ -126,7 +129,7 @@ class Execution:
 
     def variables(self, actor: TaskActor) -> dict[str, Any]:
         """What a formula of the task may name besides other tasks."""
-        found: dict[str, Any] = {"input": self.input}
+        found: dict[str, Any] = {"input": self.content}
         while actor.member_of is not None:
             above, index = actor.member_of
             actor = self.tasks[above]
@@ -201,7 +204,7 @@ class Execution:
             "decided_at": self.decided_at,
             "finished": self.finished,
             "finishes": self.finishes,
-            "signals": {name: list(kept) for name, kept in sorted(self.signals.items()) if kept},
+            "signals": {name: [data for data, _ in kept] for name, kept in sorted(self.signals.items()) if kept},
             "saga": self.saga.record() if self.saga is not None else None,
             "tasks": {name: actor.record() for name, actor in sorted(self.tasks.items()) if name not in self.leaving},
         }

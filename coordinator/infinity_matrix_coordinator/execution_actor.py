@@ -173,7 +173,7 @@ class ExecutionActor(Execution):
             return []
         effects: list[Effect] = [PublishStatus(None, self.state, 0, fact.at)]
         definition = self.plan.definition
-        problem = problem_of(definition.input_schema, self.input) if definition.input_schema is not None else None
+        problem = problem_of(definition.input_schema, self.content) if definition.input_schema is not None else None
         if problem is not None:
             error = {"type": str(ErrorType.INVALID_INPUT), "message": f"the input is not as its schema says: {problem}"}
             stop(self, ExecutionState.FAILED, error, fact.at, effects)
@@ -203,7 +203,7 @@ class ExecutionActor(Execution):
         key = ""
         if self.plan.key is not None:
             try:
-                key = str(self.plan.key.evaluate({}, {"input": self.input}))
+                key = str(self.plan.key.evaluate({}, {"input": self.content}))
             except ConditionError as problem:
                 error = {"type": str(ErrorType.EXPRESSION), "message": f"key: {problem.reason}"}
                 stop(self, ExecutionState.FAILED, error, at, effects)

@@ -32,6 +32,7 @@ from infinity_matrix_bus.publisher import Fate, Outbox, read_ack
 from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session
 from infinity_matrix_bus.subjects import FactSubject, Subjects, shard_of
 
+from infinity_matrix_coordinator.contents import with_content
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection, list_shard
 from infinity_matrix_coordinator.offload import fitting
@@ -223,12 +224,15 @@ class Operations:
         started = next(((sequence, fact) for sequence, fact in facts if isinstance(fact, Started)), None)
         if started is None:
             raise UnknownExecution(execution)
-        actor = ExecutionActor(started[1], await self.plan(started[1].definition), started[0])
+        plan = await self.plan(started[1].definition)
+        whole = await with_content(started[1], plan, self.artifacts)
+        assert isinstance(whole, Started)
+        actor = ExecutionActor(whole, plan, started[0])
         # `started` goes first even where a cancel is older, as in the coordinators' mailbox.
-        actor.receive(started[1])
+        actor.receive(whole)
         for _, fact in facts:
             if fact is not started[1]:
-                actor.receive(fact)
+                actor.receive(await with_content(fact, plan, self.artifacts))
         return actor
 
     async def run(
@@ -311,17 +315,21 @@ class Operations:
                             if not isinstance(fact, Started):
                                 early.append(fact)
                                 continue
-                            actor = ExecutionActor(fact, await self.plan(fact.definition), number)
+                            plan = await self.plan(fact.definition)
+                            whole = await with_content(fact, plan, self.artifacts)
+                            assert isinstance(whole, Started)
+                            actor = ExecutionActor(whole, plan, number)
                             # `started` goes first even where a cancel is older, as in the coordinators' mailbox.
-                            told = [fact, *early]
+                            told = [whole, *early]
                         else:
                             told = [fact]
                         # Not before: what a loss kept from being taken in is read again.
                         sequence = number
                         for one in told:
-                            for update in updates_of(actor, actor.receive(one)):
+                            known = await with_content(one, actor.plan, self.artifacts)
+                            for update in updates_of(actor, actor.receive(known)):
                                 yield update
-                        if actor.is_decided:
+                        if actor.is_decided and (await self.fold(execution)).decided_at == actor.decided_at:
                             return
                 finally:
                     await facts.aclose()  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ import socket
 from infinity_matrix_actors.errors import InfinityMatrixError, StorageUnavailable, Unreachable
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi, JetStreamError
+from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.installation import SHARDS_DEFAULT, Installation, install, mend_derived_streams
@@ -223,6 +224,7 @@ class Coordinator:
 
     async def _run_shard(self, session: Session, subjects: Subjects, installation: Installation, number: int) -> None:
         assert self._outbox is not None
+        artifacts = ArtifactStore(self._session_now, subjects)
         shard = Shard(
             session,
             subjects,
@@ -232,6 +234,7 @@ class Coordinator:
             self._plans,
             self._load_plan,
             self._mend_consumers,
+            artifacts,
             instance=self.instance,
             sweep_interval_s=self._sweep_interval_s,
         )
@@ -241,6 +244,9 @@ class Coordinator:
             await shard.run(mark)
         except InfinityMatrixError as error:
             log.warning("shard_stopped", shard=number, reason=str(error))
+
+    async def _session_now(self) -> Session:
+        return self._connection.session
 
     async def _pause(self, session: Session) -> None:
         """Until the next look at the members; shorter while shards are on their way to the head."""

@@ -16,7 +16,7 @@ def decide(execution: Execution, name: str, actor: TaskActor, at: float, effects
     """All upstream tasks are settled: begin, skip or fail the task. Answers whether it is settled by that."""
     if not actor.runs():
         return mark(execution, name, actor, TaskState.SKIPPED, at, effects)
-    answer = actor.asks_condition(execution.tasks, execution.input)
+    answer = actor.asks_condition(execution.tasks, execution.content)
     if isinstance(answer, TaskError):
         actor.error = answer
         return mark(execution, name, actor, TaskState.FAILED, at, effects)

@@ -14,6 +14,7 @@ from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.fact import Fact, Finished, Started
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.codec import parse_server_time
 from infinity_matrix_bus.facts import decode_fact
 from infinity_matrix_bus.gathered_reads import GatheredReads
@@ -26,6 +27,7 @@ from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.backlog import Attempt
 from infinity_matrix_coordinator.clock import StreamClock
+from infinity_matrix_coordinator.contents import Contents, with_content
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.heartbeats import Heartbeats
 from infinity_matrix_coordinator.mailbox import Mailbox
@@ -62,6 +64,7 @@ class Shard:
         plans: dict[str, Plan],
         load_plan: PlanLoader,
         mend_consumers: ConsumerMender,
+        artifacts: ArtifactStore,
         *,
         instance: str,
         sweep_interval_s: float = SWEEP_INTERVAL_S,
@@ -72,6 +75,7 @@ class Shard:
         self._subjects = subjects
         self._stream = subjects.facts_stream(number)
         self._api = JetStreamApi(session)
+        self._artifacts = artifacts
         self._plans = plans
         self._load_plan = load_plan
         self._mend_consumers = mend_consumers
@@ -83,6 +87,7 @@ class Shard:
         self._quiet = QuietAttempts(self._api, subjects, self.clock, self._on_quiet, self._sequence_of)
         self._heartbeats = Heartbeats(session, subjects, self.clock, self._on_heartbeat)
         self.slots = SlotKeys(subjects, shards, outbox)
+        self._contents = Contents(artifacts, self._plan_of, self._on_complete)
         self.performer = Performer(
             session,
             subjects,
@@ -117,7 +122,8 @@ class Shard:
 
     def position(self) -> int:
         """The sequence a new owner must read from; only sensible while live."""
-        return min(self.mailbox.position(self.next_sequence), self.slots.position(self.next_sequence))
+        held = (self.mailbox, self.slots, self._contents)
+        return min(one.position(self.next_sequence) for one in held)
 
     async def run(self, from_sequence: int) -> None:
         """Owns the shard from `from_sequence` on; raises SessionLost or RequestTimeout when it cannot begin."""
@@ -141,6 +147,7 @@ class Shard:
                 ("reopening", self._reopen()),
                 ("quiet", self._quiet.run()),
                 ("heartbeats", self._heartbeats.run()),
+                ("contents", self._contents.run()),
             )
         ]
         try:
@@ -201,15 +208,43 @@ class Shard:
         if fact.execution.startswith(KEY_PREFIX):
             self.slots.on_fact(fact, entry.sequence, is_live=True)
             return
-        effects = self.mailbox.deliver(fact, entry.sequence)
+        if not self._contents.take(fact, entry.sequence):
+            self._deliver(fact, entry.sequence)
+
+    def _deliver(self, fact: Fact, sequence: int) -> None:
+        effects = self.mailbox.deliver(fact, sequence)
         if effects:
             execution = self.mailbox.executions.get(fact.execution)
             if execution is not None:
-                self._perform(execution, effects, entry.at)
+                self._perform(execution, effects, fact.at)
         elif fact.execution in self.mailbox.parked:
             self._awaited.set()
         elif fact.execution in self.mailbox.reopening:
             self._reopening.set()
+
+    def _on_complete(self, facts: list[tuple[Fact, int]]) -> None:
+        """The facts of an execution whose contents were waited for."""
+        if len(facts) == 1:
+            self._deliver(*facts[0])
+            return
+        for fact, sequence in facts:
+            self.mailbox.deliver(fact, sequence)
+        # The effects of earlier facts are stale once later ones are folded; what is open is derived from the state.
+        self._wake_up(facts[0][0].execution)
+
+    def _wake_up(self, execution: str) -> None:
+        self._resume(execution)
+        if execution in self.mailbox.parked:
+            self._parked_by_replay.add(execution)
+            self._awaited.set()
+        if execution in self.mailbox.reopening:
+            self._reopening.set()
+
+    def _plan_of(self, fact: Fact) -> Plan | None:
+        if isinstance(fact, Started):
+            return self._plans.get(fact.definition)
+        execution = self.mailbox.executions.get(fact.execution)
+        return execution.plan if execution is not None else None
 
     def _replay(self, fact: Fact, sequence: int) -> None:
         """Collects the facts of executions that are open; those of a finished one are dropped unread by any actor."""
@@ -229,7 +264,10 @@ class Shard:
         resumed = 0
         for facts in replayed.values():
             for sequence, fact in facts:
-                self.mailbox.deliver(fact, sequence)
+                if not self._contents.take(fact, sequence):
+                    self.mailbox.deliver(fact, sequence)
+            if facts[0][1].execution in self._contents:
+                continue
             execution = self.mailbox.executions.get(facts[0][1].execution)
             if execution is not None:
                 resumed += 1
@@ -293,7 +331,8 @@ class Shard:
             if started is not None and plan is None:
                 await asyncio.sleep(DEFINITION_RETRY_S)
                 return
-            self.mailbox.reopen(execution, facts, plan)
+            whole = [(sequence, await with_content(fact, plan, self._artifacts)) for sequence, fact in facts]
+            self.mailbox.reopen(execution, whole, plan)
             self._resume(execution)
         except SessionLost:
             self._over.set()

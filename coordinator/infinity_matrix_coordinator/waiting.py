@@ -23,13 +23,13 @@ def signalled(execution: Execution, fact: Signal, effects: list[Effect]) -> bool
         return _decided(execution, fact, effects)
     for name, actor in execution.tasks.items():
         if actor.is_waiting and actor.node.definition.wait_for == fact.name:
-            actor.result = fact.data
+            actor.result, actor.content = fact.data, fact.content
             _end(execution, name, actor, TaskState.COMPLETED, fact.at, effects)
             return True
     if sum(map(len, execution.signals.values())) >= SIGNALS_KEPT_MAX:
         return False
     # Nobody waits for it yet: it is kept for who will.
-    execution.signals.setdefault(fact.name, []).append(fact.data)
+    execution.signals.setdefault(fact.name, []).append((fact.data, fact.content))
     return True
 
 

@@ -1,0 +1,118 @@
+"""Contents: what a reference in a fact stands for, where a decision looks into it.
+
+A large result, input or signal travels as a reference. Most are only handed on, and nobody reads them here; but a
+condition, a formula or a schema over one decides something, so everyone who folds that fact must know its content.
+While an artifact is not readable the facts of that execution wait, not those of the shard.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_actors.fact import Fact, Outcome, Signal, Started
+from infinity_matrix_actors.plan import Plan
+from infinity_matrix_bus.artifacts import ArtifactStore, is_reference
+from infinity_matrix_bus.log import get_logger
+
+RETRY_DELAY_S = 0.5
+log = get_logger("infinity_matrix.coordinator")
+
+
+def reference_in(fact: Fact, plan: Plan | None) -> dict[str, Any] | None:
+    """The reference in a fact whose content decides something; without a plan any may."""
+    match fact:
+        case Outcome():
+            value, is_examined = fact.result, plan is None or plan.examines(fact.task)
+        case Started():
+            value, is_examined = fact.input, plan is None or plan.examines_input
+        case Signal():
+            value, is_examined = fact.data, plan is None or bool(plan.examined)
+        case _:
+            return None
+    return value if type(value) is dict and is_examined and is_reference(value) else None
+
+
+async def with_content(fact: Fact, plan: Plan | None, store: ArtifactStore) -> Fact:
+    """The fact with the content that decides something; raises ArtifactMissing, StorageUnavailable."""
+    reference = reference_in(fact, plan)
+    if reference is None:
+        return fact
+    assert isinstance(fact, Outcome | Started | Signal)
+    return replace(fact, content=await store.get_json(reference))
+
+
+@dataclass(slots=True)
+class _Waiting:
+    #: The place in the log of the first: a new owner must find it.
+    sequence: int
+    facts: deque[tuple[Fact, int]] = field(default_factory=deque)
+
+
+class Contents:
+    """The facts of one shard that wait for a content, and all that came after them of the same executions.
+
+    `deliver(facts)` gets an execution's facts once all of them are complete.
+    """
+
+    def __init__(
+        self,
+        store: ArtifactStore,
+        plan_of: Callable[[Fact], Plan | None],
+        deliver: Callable[[list[tuple[Fact, int]]], None],
+    ) -> None:
+        self._store = store
+        self._plan_of = plan_of
+        self._deliver = deliver
+        self._waiting: dict[str, _Waiting] = {}
+        self._wake = asyncio.Event()
+
+    def __contains__(self, execution: str) -> bool:
+        return execution in self._waiting
+
+    def take(self, fact: Fact, sequence: int) -> bool:
+        """Whether the fact waits here for its content, or for that of one before it."""
+        if self._waiting:
+            waiting = self._waiting.get(fact.execution)
+            if waiting is not None:
+                waiting.facts.append((fact, sequence))
+                return True
+        if reference_in(fact, None) is None or reference_in(fact, self._plan_of(fact)) is None:
+            return False
+        self._waiting[fact.execution] = _Waiting(sequence, deque([(fact, sequence)]))
+        self._wake.set()
+        return True
+
+    def position(self, next_sequence: int) -> int:
+        """The sequence a new owner must read from."""
+        return min([next_sequence, *(waiting.sequence for waiting in self._waiting.values())])
+
+    async def run(self) -> None:
+        """Fetches until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                for execution in list(self._waiting):
+                    await self._fetch(execution)
+
+    async def _fetch(self, execution: str) -> None:
+        waiting = self._waiting[execution]
+        complete: list[tuple[Fact, int]] = []
+        try:
+            while waiting.facts:
+                fact, sequence = waiting.facts[0]
+                whole = await with_content(fact, self._plan_of(fact), self._store)
+                waiting.facts.popleft()
+                complete.append((whole, sequence))
+        except InfinityMatrixError as error:
+            # It was stored before the fact that names it, so it is only out of reach. To go on without it would be to
+            # decide otherwise than who can read it.
+            log.warning("content_not_readable", execution=execution, reason=str(error))
+            waiting.facts.extendleft(reversed(complete))
+            await asyncio.sleep(RETRY_DELAY_S)
+            return
+        del self._waiting[execution]
+        self._deliver(complete)
