@@ -7,9 +7,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from infinity_matrix_actors.errors import UnknownTask, WrongState
+from infinity_matrix_actors.errors import PayloadTooLarge, UnknownTask, WrongState
 from infinity_matrix_actors.fact import APPROVAL_SIGNAL
 from infinity_matrix_actors.task_actor import TaskActor
+from infinity_matrix_bus.artifacts import OFFLOAD_BYTES
+from infinity_matrix_bus.codec import encode
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.listing import Selection
@@ -19,6 +21,8 @@ from infinity_matrix_coordinator.operations import Operations, new_execution_id
 FOLDS_AT_ONCE = 32
 #: Pending approvals in one answer, unless told otherwise.
 PENDING_LIMIT = 1000
+#: A decision with its comment and data; PayloadTooLarge above.
+DECISION_BYTES_MAX = OFFLOAD_BYTES
 APPROVE = "approve"
 REJECT = "reject"
 
@@ -87,6 +91,10 @@ class Approvals:
         elif task not in waiting:
             _refuse(actor, task)
         record = {"task": task, "decision": decision, "by": by, "comment": comment, "data": data}
+        size_bytes = len(encode(record, "the decision"))
+        if size_bytes > DECISION_BYTES_MAX:
+            # The core reads a decision itself: no reference may take its place.
+            raise PayloadTooLarge("the decision", size_bytes, DECISION_BYTES_MAX)
         await self._operations.publish_signal(execution, APPROVAL_SIGNAL, record, new_execution_id())
         return task
 

@@ -9,6 +9,7 @@ from infinity_matrix_coordinator.approvals import APPROVE, REJECT, Approvals
 from infinity_matrix_coordinator.choices import chosen
 from infinity_matrix_coordinator.controls import Asked, Controls
 from infinity_matrix_coordinator.forks import Forks
+from infinity_matrix_coordinator.lineage import lineage_of
 from infinity_matrix_coordinator.listing import LISTED_STATES, Selection
 from infinity_matrix_coordinator.operations import Operations
 from infinity_matrix_coordinator.requests import (
@@ -46,14 +47,14 @@ class ControlVerbs:
             "compensate": self.compensate,
             "bulk": self.bulk,
             "fork": self.fork,
-            "runs": self.runs,
-            "pause-workflow": self.pause_workflow,
-            "resume-workflow": self.resume_workflow,
+            "lineage": self.lineage,
+            "workflow.pause": self.pause_workflow,
+            "workflow.resume": self.resume_workflow,
             "approvals": self.approvals,
             "approve": self.approve,
             "reject": self.reject,
-            "versions": self.versions,
-            "diff": self.diff,
+            "workflow.versions": self.versions,
+            "workflow.diff": self.diff,
         }
 
     async def start(self, body: dict[str, Any]) -> Any:
@@ -119,14 +120,8 @@ class ControlVerbs:
         )
         return {"execution": await fork}
 
-    async def runs(self, body: dict[str, Any]) -> Any:
-        execution = text(body, "execution")
-        latest = await Runs(self._operations).latest(execution)
-        return {
-            "execution": execution,
-            "latest": latest.execution,
-            "forks": await Forks(self._operations).of(execution),
-        }
+    async def lineage(self, body: dict[str, Any]) -> Any:
+        return asdict(await lineage_of(self._operations, text(body, "execution")))
 
     async def pause_workflow(self, body: dict[str, Any]) -> Any:
         return _records(await self._controls.pause_workflow(text(body, "workflow"), running=flag(body, "running")))

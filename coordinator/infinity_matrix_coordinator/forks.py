@@ -8,18 +8,31 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
-from infinity_matrix_actors.errors import ExecutionExists, InvalidDefinition, UnknownTask, WorkflowPaused
+from infinity_matrix_actors.errors import (
+    ExecutionExists,
+    InvalidDefinition,
+    PayloadTooLarge,
+    UnknownTask,
+    WorkflowPaused,
+)
 from infinity_matrix_actors.names import NAME
 from infinity_matrix_actors.plain import plain
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.state import TaskState
 from infinity_matrix_actors.suggestion import did_you_mean
+from infinity_matrix_bus.artifacts import OFFLOAD_BYTES, is_reference
+from infinity_matrix_bus.codec import encode
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.operations import Operations, new_execution_id
 
 #: Forks of one execution that are named after it; further ones have an id of their own.
 NAMED_FORKS_MAX = 100
+#: The results a fork brings along, large ones as references; with its input it fits a message then.
+SEED_BYTES_MAX = OFFLOAD_BYTES
+#: Smaller results are not stored on their own: a reference would hardly save anything.
+SEED_PART_BYTES = 512
+_UNBOUNDED = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +90,7 @@ class Forks:
         actor = await self._operations.fold(execution)
         if (await self._operations.deployment_of(actor.started.workflow)).is_paused:
             raise WorkflowPaused(actor.started.workflow)
-        seed = seed_of(actor, from_task, changed.results)
+        seed = await self._fitting(seed_of(actor, from_task, changed.results))
         digest = actor.started.definition
         if changed.config:
             digest = await self._operations.store(with_config(actor.plan.definition, changed.config))
@@ -102,6 +115,21 @@ class Forks:
                     # Another fork was started at the same moment.
                     continue
         return await start(new_execution_id())
+
+    async def _fitting(self, seed: dict[str, Any]) -> dict[str, Any]:
+        """The seed with references in place of its largest results, as many as it takes to fit."""
+        sizes = {task: len(encode(result, f"the result of {task!r}", _UNBOUNDED)) for task, result in seed.items()}
+        total = sum(sizes.values()) + sum(len(task) + 4 for task in seed)
+        fitted = dict(seed)
+        for task in sorted(sizes, key=lambda task: sizes[task], reverse=True):
+            if total <= SEED_BYTES_MAX or sizes[task] < SEED_PART_BYTES:
+                break
+            if not is_reference(fitted[task]):
+                fitted[task] = await self._operations.artifacts.put_json(seed[task], f"the result of {task!r}")
+                total += len(encode(fitted[task])) - sizes[task]
+        if total > SEED_BYTES_MAX:
+            raise PayloadTooLarge("what the fork brings along", total, SEED_BYTES_MAX)
+        return fitted
 
     async def of(self, execution: str) -> list[str]:
         """The forks that are named after an execution, oldest first."""

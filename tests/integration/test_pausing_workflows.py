@@ -118,15 +118,15 @@ async def test_versions_and_their_differences_by_json_alone(im: Client) -> None:
     await orders("1", n=1).deploy()
     await orders("2", n=2).deploy()
     async with connected(im.url) as plain:
-        listed = (await ask(plain, "versions", workflow="orders"))["ok"]
+        listed = (await ask(plain, "workflow.versions", workflow="orders"))["ok"]
         assert [(each["version"], each["is_deployed"], each["is_armed"]) for each in listed] == [
             ("2", True, True), ("1", False, False),
         ]  # fmt: skip
-        assert (await ask(plain, "diff", workflow="orders", before="1", after="deployed"))["ok"] == [
+        assert (await ask(plain, "workflow.diff", workflow="orders", before="1", after="deployed"))["ok"] == [
             {"path": "tasks.only.config.n", "before": 1, "after": 2},
             {"path": "version", "before": "1", "after": "2"},
         ]
-        reply = await ask(plain, "diff", workflow="orders", before="1", after="9")
+        reply = await ask(plain, "workflow.diff", workflow="orders", before="1", after="9")
         assert reply["error"]["type"] == "UnknownVersion"
-        assert (await ask(plain, "pause-workflow", workflow="orders")) == {"ok": []}
-        assert (await ask(plain, "versions", workflow="orders"))["ok"][0]["is_paused"] is True
+        assert (await ask(plain, "workflow.pause", workflow="orders")) == {"ok": []}
+        assert (await ask(plain, "workflow.versions", workflow="orders"))["ok"][0]["is_paused"] is True

@@ -118,6 +118,8 @@ async def test_runs_and_priority_by_json_alone(im: Client) -> None:
         await im.wait("a-r2")
         listed = (await ask(plain, "list", workflow="sums"))["ok"]
         assert [(each["execution_id"], each["priority"]) for each in listed] == [("a-r2", "high"), ("a", "normal")]
-        assert (await ask(plain, "runs", execution="a"))["ok"] == {"execution": "a", "latest": "a-r2", "forks": []}
+        lineage = (await ask(plain, "lineage", execution="a-r2"))["ok"]
+        assert (lineage["rerun_of"], lineage["run"], lineage["latest_run"]) == ("a", 2, "a-r2")
+        assert (await ask(plain, "lineage", execution="a"))["ok"]["latest_run"] == "a-r2"
         reply = await ask(plain, "start", workflow="sums", execution="a", if_exists="maybe")
         assert reply["error"]["type"] == "InvalidDefinition"

@@ -28,6 +28,7 @@ from infinity_matrix_coordinator.approvals import APPROVE, REJECT, Approval, App
 from infinity_matrix_coordinator.choices import chosen
 from infinity_matrix_coordinator.controls import Asked, Controls
 from infinity_matrix_coordinator.forks import Forks
+from infinity_matrix_coordinator.lineage import Lineage, lineage_of
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection
 from infinity_matrix_coordinator.operations import Operations, new_execution_id
 from infinity_matrix_coordinator.patience import patiently
@@ -352,6 +353,10 @@ class Client:
     async def latest_run(self, execution_id: str) -> str:
         """The id of the last run of an execution id: itself, or `<id>-r<n>`. Raises UnknownExecution."""
         return (await patiently(lambda: Runs(self.operations).latest(execution_id))).execution
+
+    async def lineage(self, execution_id: str) -> Lineage:
+        """What an execution was started from, what was started from it, and its retries. Raises UnknownExecution."""
+        return await patiently(lambda: lineage_of(self.operations, execution_id))
 
     async def approvals(self, workflow: str | None = None) -> Sequence[Approval]:
         """What waits for a decision now, the longest first; at most 1,000."""

@@ -1,6 +1,8 @@
-"""Commands on executions: status, watch, ls, cancel, logs; and tail, which shows what goes by."""
+"""Commands that show executions: status, watch, ls, logs; and tail, which shows what goes by."""
 
+import json
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +12,8 @@ from infinity_matrix.cli.command import Settings, command, connected
 from infinity_matrix.cli.failure import WORKFLOW_FAILED, UsageProblem
 
 if TYPE_CHECKING:
+    from infinity_matrix_coordinator.lineage import Lineage
+
     from infinity_matrix.logs import LogLine
 
 app = typer.Typer()
@@ -28,11 +32,14 @@ async def status(settings: Settings, id: ExecutionId) -> None:
 
     async with connected(settings) as client:
         found = await client.get_status(id, is_whole=settings.as_json)
+        lineage = await client.lineage(id)
     if settings.as_json:
-        output.write_json(found)
-    else:
-        console = output.console()
-        console.print(View.of(found).render(is_marked=console.is_terminal))
+        output.write_json({**json.loads(output.to_json(found)), "lineage": lineage})
+        return
+    console = output.console()
+    for line in _relations(lineage):
+        output.write_line(line)
+    console.print(View.of(found).render(is_marked=console.is_terminal))
 
 
 @command(app, "watch")
@@ -50,15 +57,34 @@ async def ls(
     settings: Settings,
     workflow: Annotated[str | None, typer.Option("--workflow", help="Only those of this workflow.")] = None,
     state: Annotated[str | None, typer.Option("--state", help="Only those in this state.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="DURATION", help="Only those started so long ago, as 1h.")
+    ] = None,
+    newer_than: Annotated[
+        str | None, typer.Option("--newer-than", metavar="DURATION", help="Only those started since then.")
+    ] = None,
+    needs_attention: Annotated[
+        bool, typer.Option("--needs-attention", help="Only those of which something could not be undone.")
+    ] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest.")] = LIST_LIMIT,
 ) -> None:
     """List executions, newest first."""
-    from infinity_matrix_actors.state import ExecutionState
+    import time
 
-    if state is not None and state not in set(ExecutionState):
-        raise UsageProblem(f"{state!r} is no state of an execution", f"one of {', '.join(ExecutionState)}")
+    from infinity_matrix_actors.duration import parse_duration
+    from infinity_matrix_coordinator.listing import LISTED_STATES
+
+    if state is not None and state not in LISTED_STATES:
+        raise UsageProblem(f"{state!r} is no state of an execution", f"one of {', '.join(LISTED_STATES)}")
+    now = time.time()
     async with connected(settings) as client:
-        found = await client.list(workflow, state)
+        found = await client.list(
+            workflow,
+            state,
+            started_before=None if older_than is None else now - parse_duration(older_than, "--older-than"),
+            started_after=None if newer_than is None else now - parse_duration(newer_than, "--newer-than"),
+            needs_attention=needs_attention,
+        )
     shown = found[:limit]
     if settings.as_json:
         output.write_json(shown)
@@ -77,21 +103,6 @@ async def ls(
     console.print(output.table(("state", "workflow", "execution", "started", "took"), rows, right=("took",)))
     if len(found) > limit:
         output.note(f"{limit} of {len(found):,}; --limit shows more")
-
-
-@command(app, "cancel")
-async def cancel(
-    settings: Settings,
-    id: ExecutionId,
-    reason: Annotated[str, typer.Option("--reason", help="Told to the agents, and kept in the log.")] = "",
-) -> None:
-    """Cancel an execution. Its agents are told, then it ends."""
-    async with connected(settings) as client:
-        await client.cancel(id, reason)
-    if settings.as_json:
-        output.write_json({"execution_id": id, "cancel": "asked"})
-    else:
-        output.write_line(f"asked {id} to stop; 'imx watch {id}' shows its end")
 
 
 @command(app, "logs")
@@ -156,6 +167,21 @@ async def tail(
             except SessionLost:
                 pass
             output.note("the connection was lost; what goes by until it is back is not shown")
+
+
+def _relations(lineage: "Lineage") -> Iterator[str]:
+    """What an execution has to do with others, a line each; nothing for most."""
+    if lineage.rerun_of is not None:
+        yield f"run {lineage.run} of {lineage.rerun_of}"
+    if lineage.latest_run != lineage.execution_id:
+        yield f"run again: the last run is {lineage.latest_run}"
+    if lineage.fork_of is not None:
+        yield f"forked from {lineage.fork_of}" + (f", from {lineage.from_task} on" if lineage.from_task else "")
+    if lineage.forks:
+        yield f"forks: {', '.join(lineage.forks)}"
+    for reopening in lineage.reopened:
+        reason = f": {output.printable(reopening.reason)}" if reopening.reason else ""
+        yield f"{reopening.kind} at {output.date(reopening.at)}{reason}"
 
 
 def _message_text(subject: str, data: bytes) -> str:

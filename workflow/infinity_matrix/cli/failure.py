@@ -21,7 +21,7 @@ _HINTS: dict[type[Exception], str] = {
     errors.UnknownWorkflow: "'imx deploy FILE' stores a workflow under its name",
     errors.UnknownExecution: "'imx ls' lists the executions",
     errors.UnknownSchedule: "'imx schedule ls' lists the schedules",
-    errors.ExecutionExists: "choose another --id",
+    errors.ExecutionExists: "choose another --id, or say what to do with --if-exists",
     errors.RestoreRefused: "stop its coordinators and agents; --force deletes what is there and restores",
     errors.ArtifactMissing: "'imx artifacts ls' lists those that are there",
 }
@@ -43,6 +43,8 @@ _MISTAKES = (
     errors.ExecutionExists,
     errors.BackupUnusable,
     errors.RestoreRefused,
+    errors.WorkflowPaused,
+    errors.WrongState,
 )
 
 _UNKNOWN = (
@@ -50,6 +52,8 @@ _UNKNOWN = (
     errors.UnknownAgent,
     errors.UnknownExecution,
     errors.UnknownSchedule,
+    errors.UnknownTask,
+    errors.UnknownVersion,
     errors.UnknownWorkflow,
 )
 

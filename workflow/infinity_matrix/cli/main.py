@@ -7,12 +7,40 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from infinity_matrix.cli import agents, artifacts, backup, executions, schedule, system, verify, workflows
+from infinity_matrix.cli import (
+    agents,
+    approvals,
+    artifacts,
+    backup,
+    controls,
+    executions,
+    forks,
+    schedule,
+    system,
+    verify,
+    versions,
+    workflows,
+)
 from infinity_matrix.cli.command import AsJson, Context, Credentials, Prefix, Settings, Url, set_root
 
 SECTIONS = {
-    "Workflows": ("run", "validate", "graph", "deploy", "start", "trigger", "schedule"),
-    "Executions": ("status", "watch", "ls", "cancel", "logs", "tail", "artifacts"),
+    "Workflows": ("run", "validate", "graph", "deploy", "workflows", "start", "trigger", "schedule"),
+    "Executions": (
+        "status",
+        "watch",
+        "ls",
+        "logs",
+        "cancel",
+        "pause",
+        "resume",
+        "retry",
+        "fork",
+        "compensate",
+        "signal",
+        "approvals",
+        "tail",
+        "artifacts",
+    ),
     "Agents": ("agents", "agent"),
     "System": ("dev", "env", "coordinator", "verify", "backup", "restore", "demo"),
 }
@@ -42,8 +70,10 @@ app = typer.Typer(
     help="Durable agent workflows with nothing but NATS.",
     epilog="Exit codes: 0 ok, 1 the workflow failed, 2 usage, 3 no server, 4 unknown id or name.",
 )
-for part in (workflows.app, executions.app, system.app, verify.app, backup.app):
+for part in (workflows.app, executions.app, controls.app, forks.app, system.app, verify.app, backup.app):
     app.add_typer(part)
+app.add_typer(versions.workflows_app, name="workflows")
+app.add_typer(approvals.approvals_app, name="approvals")
 app.add_typer(agents.agents_app, name="agents")
 app.add_typer(agents.agent_app, name="agent")
 app.add_typer(artifacts.app, name="artifacts")

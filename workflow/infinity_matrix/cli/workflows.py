@@ -23,6 +23,15 @@ Input = Annotated[
     str | None, typer.Option("--input", metavar="JSON", help="The input: JSON, @file, or - for standard input.")
 ]
 Id = Annotated[str | None, typer.Option("--id", help="The execution's id; the same id starts nothing twice.")]
+IfExists = Annotated[
+    str,
+    typer.Option(
+        "--if-exists",
+        metavar="POLICY",
+        help="When the id is there: reject other content, return its last run, cancel that, or rerun_failed.",
+    ),
+]
+Priority = Annotated[str, typer.Option("--priority", help="Of its work: high, normal or low.")]
 
 
 @command(app, "run")
@@ -31,6 +40,8 @@ async def run(
     source: Source,
     input: Input = None,
     id: Id = None,
+    if_exists: IfExists = "reject",
+    priority: Priority = "normal",
     agents: Annotated[
         list[str] | None,
         typer.Option("--agents", metavar="MODULE", help="Serve the agents of this module meanwhile; may be repeated."),
@@ -57,7 +68,7 @@ async def run(
         async with opened(target) as client:
             await client.serve(served)
             client.names_untaken = True
-            execution_id = await client.start_definition(definition, value, id)
+            execution_id = await client.start_definition(definition, value, id, if_exists=if_exists, priority=priority)
             # Waiting beside following, not after it: it names the agents that nobody runs.
             waiting = asyncio.create_task(client.wait(execution_id))
             try:
@@ -128,11 +139,13 @@ async def start(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A deployed workflow.")],
     input: Input = None,
     id: Id = None,
+    if_exists: IfExists = "reject",
+    priority: Priority = "normal",
 ) -> None:
     """Start a deployed workflow, and print the execution's id."""
     value = read_json(input, "--input")
     async with connected(settings) as client:
-        execution_id = await client.start(name, value, id)
+        execution_id = await client.start(name, value, id, if_exists=if_exists, priority=priority)
     if settings.as_json:
         output.write_json({"execution_id": execution_id, "workflow": name})
     else:

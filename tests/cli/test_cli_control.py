@@ -1,0 +1,167 @@
+"""Controlling executions and workflows on the command line: one by one, many at a time, and what is refused."""
+
+import pytest
+from command_line import CommandLine, until
+
+WAITS = """
+name: {name}
+version: "{version}"
+grace: 0
+tasks:
+  - {{id: first, agent: cli-worker}}
+  - {{id: wait, wait_for: go, depends_on: [first]}}
+  - {{id: last, agent: cli-worker, depends_on: [wait], config: {{size: {size}}}}}
+"""
+
+
+def deployed(system: CommandLine, name: str, version: str = "1", size: int = 1) -> str:
+    file = system.write(f"{name}.yaml", WAITS.format(name=name, version=version, size=size))
+    answer = system("deploy", file)
+    assert answer.code == 0, answer.err
+    return name
+
+
+def started(system: CommandLine, name: str, *arguments: str) -> str:
+    answer = system("start", name, *arguments)
+    assert answer.code == 0, answer.err
+    return answer.out.strip()
+
+
+def state(system: CommandLine, execution: str) -> str:
+    return str(system("status", execution, "--json").json["state"])
+
+
+def ids(system: CommandLine, *arguments: str) -> set[str]:
+    return {each["execution_id"] for each in system("ls", *arguments, "--json").json}
+
+
+def test_a_signal_is_sent_and_the_task_that_waits_has_its_data(system: CommandLine) -> None:
+    execution = started(system, deployed(system, "signalled"))
+    assert system("signal", execution, "go", '{"by": "ada"}', "--id", "once").out == f"sent go to {execution}\n"
+    assert system("signal", execution, "go", "2", "--id", "once", "--json").json["signal"] == "go"
+    assert system("watch", execution).code == 0
+    assert system("status", execution, "--json").json["tasks"]["wait"]["result"] == {"by": "ada"}
+    assert system("signal", "nobody", "go").code == 4
+    assert system("signal", execution, "im-approval").code == 2
+
+
+def test_all_of_a_workflow_are_cancelled_after_a_look_at_which(system: CommandLine) -> None:
+    name = deployed(system, "many")
+    other = started(system, deployed(system, "other"))
+    executions = {started(system, name) for _ in range(3)}
+    dry = system("cancel", "--workflow", name, "--state", "running", "--dry-run")
+    assert dry.code == 0 and "cancel would be given to 3 executions" in dry.err
+    assert all(execution in dry.out for execution in executions)
+    assert ids(system, "--workflow", name, "--state", "running") == executions
+    assert ids(system, "--workflow", name, "--older-than", "1h") == set()
+    assert ids(system, "--workflow", name, "--newer-than", "1h") == executions
+
+    assert "gave cancel to 0 executions" in system("cancel", "--workflow", name, "--older-than", "1h").err
+    asked = system("cancel", "--workflow", name, "--reason", "enough", "--json")
+    assert {(each["execution_id"], each["asked"]) for each in asked.lines} == {(each, True) for each in executions}
+    until(lambda: ids(system, "--workflow", name, "--state", "cancelled") == executions, "all of them end")
+    assert state(system, other) == "running"
+    assert system("cancel", "--all").code == 0
+    until(lambda: state(system, other) == "cancelled", "the last one ends")
+
+
+def test_several_ids_are_asked_each_and_the_first_refusal_is_the_exit_code(system: CommandLine) -> None:
+    name = deployed(system, "several")
+    executions = [started(system, name) for _ in range(2)]
+    answer = system("cancel", executions[0], "nobody", executions[1], "--grace", "0s")
+    assert answer.code == 4
+    assert "error: no execution 'nobody' in the log" in answer.err
+    assert [line.split()[1] for line in answer.out.splitlines()] == executions
+    until(lambda: [state(system, each) for each in executions] == ["cancelled"] * 2, "both end")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cancel",), "which executions shall cancel be given to?"),
+        (("retry", "--dry-run"), "which executions shall retry be given to?"),
+        (("pause", "some", "--workflow", "other"), "give either ids or a filter"),
+        (("cancel", "some", "--dry-run"), "give either ids or a filter"),
+        (("cancel", "--state", "done"), "'done' is none"),
+        (("cancel", "some", "--grace", "soon"), "grace"),
+        (("resume", "--older-than", "x"), "older_than"),
+        (("fork", "some", "--input", "{"), "--input is not JSON"),
+        (("ls", "--state", "compensating"), "'compensating' is no state"),
+        (("start", "pair", "--if-exists", "rerun"), "if_exists: 'rerun' is none"),
+        (("start", "pair", "--priority", "urgent"), "priority: 'urgent' is none"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(system: CommandLine, arguments: tuple[str, ...], message: str) -> None:
+    answer = system(*arguments)
+    assert answer.code == 2, answer
+    assert answer.err.startswith("error: ") and message in answer.err and "Traceback" not in answer.err
+
+
+def test_a_command_that_does_not_fit_the_state_says_which_it_is_in(system: CommandLine) -> None:
+    execution = started(system, "pair")
+    assert system("watch", execution).code == 0
+    for name in ("pause", "resume", "retry", "compensate"):
+        answer = system(name, execution)
+        assert answer.code == 2, answer
+        assert f"error: execution '{execution}' is completed: " in answer.err
+    open_one = started(system, deployed(system, "still-open"))
+    assert "it has not ended yet" in system("retry", open_one).err
+    assert system("cancel", open_one).code == 0
+
+
+def test_a_paused_workflow_is_not_started_and_says_how_it_would_be(system: CommandLine) -> None:
+    name = deployed(system, "held")
+    assert system("workflows", "pause", name).out == "held is paused\n"
+    answer = system("start", name)
+    assert answer.code == 2 and "imx workflows resume held" in answer.err
+    assert "deployed, paused" in system("workflows", "ls", name).out
+    assert system("workflows", "resume", name, "--json").json == {"workflow": name, "paused": False, "executions": []}
+    execution = started(system, name)
+    assert system("cancel", execution).code == 0
+    assert system("workflows", "pause", "nobody").code == 4
+
+
+def test_versions_are_listed_with_what_runs_on_them_and_compared(system: CommandLine) -> None:
+    name = deployed(system, "versioned")
+    execution = started(system, name)
+    deployed(system, name, "2", size=20)
+    rows = [line.split()[:2] for line in system("workflows", "ls", name).out.splitlines()[1:]]
+    assert rows == [[name, "2"], [name, "1"]]
+    listed = system("workflows", "ls", name, "--json").json
+    assert [(each["version"], each["open"], each["is_deployed"]) for each in listed] == [
+        ("2", 0, True),
+        ("1", 1, False),
+    ]
+    assert listed[0]["stored_at"].endswith("Z")
+    assert any(each["workflow"] == name for each in system("workflows", "--json").json)
+    changes = system("workflows", "diff", name, "1", "deployed").out.splitlines()
+    assert changes == ["~ tasks.last.config.size  1 -> 20", '~ version  "1" -> "2"']
+    assert "they are the same" in system("workflows", "diff", name, "2", "deployed").err
+    answer = system("workflows", "diff", name, "1", "7")
+    assert answer.code == 4 and "'7' names no one version of 'versioned'" in answer.err
+    assert system("cancel", execution).code == 0
+
+
+def test_an_id_that_is_there_is_run_again_and_found_under_the_first(system: CommandLine) -> None:
+    assert started(system, "pair", "--id", "order-7", "--input", "1") == "order-7"
+    assert started(system, "pair", "--id", "order-7", "--input", "2", "--if-exists", "return") == "order-7"
+    answer = system("start", "pair", "--id", "order-7", "--input", "2")
+    assert answer.code == 2 and "--if-exists" in answer.err
+    assert started(system, "pair", "--id", "order-7", "--input", "2", "--if-exists", "cancel") == "order-7-r2"
+    assert system("watch", "order-7-r2").code == 0
+    assert system("status", "order-7").out.splitlines()[0] == "run again: the last run is order-7-r2"
+    assert system("status", "order-7-r2").out.splitlines()[0] == "run 2 of order-7"
+    assert system("status", "order-7-r2", "--json").json["lineage"]["rerun_of"] == "order-7"
+    listed = system("ls", "--json", "--limit", "1").json
+    assert listed[0]["cause"] == {"rerun_of": "order-7", "run": 2}
+
+
+def test_nothing_waits_for_a_decision(system: CommandLine) -> None:
+    answer = system("approvals")
+    assert answer.code == 0 and "nothing waits for a decision" in answer.err
+    assert system("approvals", "ls", "--json").json == []
+    execution = started(system, "pair")
+    assert system("watch", execution).code == 0
+    assert system("approvals", "approve", execution).code == 2
+    assert "has no task 'first' for this" in system("approvals", "reject", execution, "first").err
+    assert system("approvals", "approve", "nobody", "x").code == 4
