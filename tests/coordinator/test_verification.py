@@ -136,11 +136,11 @@ def swap(history: History, execution: str, one: int, other: int) -> None:
     facts = history.facts[execution]
     (first, fact), (second, later) = facts[one], facts[other]
     facts[one], facts[other] = (first, replace(later, at=fact.at)), (second, replace(fact, at=later.at))
-    history.journal = [
-        line._replace(at=found.at - 0.5)
-        for line in history.journal or ()
-        if (found := history.outcomes().get((line.execution, line.task, line.attempt))) is not None
-    ]
+    if history.journal is not None:
+        outcomes = history.outcomes()
+        history.journal = [
+            line._replace(at=outcomes[line.execution, line.task, line.attempt].at - 0.5) for line in history.journal
+        ]
 
 
 def third_attempt(history: History) -> None:
@@ -409,3 +409,43 @@ def test_a_tick_may_be_asked_for_again_and_again() -> None:
     for execution in (DONE, UNDONE):
         change(history, execution, 0, cause={"trigger": "order.made", "sequence": "7"})
     assert [found.invariant for found in verify(history)] == ["I10"]
+
+
+@pytest.mark.parametrize(
+    ("invariant", "doctor"),
+    [
+        ("I3", lambda h: change(h, DONE, 3, error=None, result="b")),
+        ("I4", lambda h: swap(h, DONE, 2, 3)),
+        ("I5", lambda h: insert(h, UNDONE, 62, outcome(UNDONE, 206.5, "b", 3, error=BOOM))),
+        ("I5", lambda h: swap(h, UNDONE, 3, 5)),
+        ("I6", lambda h: insert(h, CLOSED, 35, Taken(CLOSED, 302.5, "agent-b", "b", 1)) or swap(h, CLOSED, 4, 7)),
+        ("I7", lambda h: h.facts[DONE].pop(3)),
+        ("I12", lambda h: change(h, UNDONE, 7, state="cancelled")),
+        ("I13", lambda h: insert(h, DONE, 35, Outcome(DONE, 102.5, "thief", "c", 1))),
+    ],
+)
+def test_what_no_account_covers_keeps_at_least_the_rules_of_every_task(
+    invariant: str, doctor: Callable[[History], object]
+) -> None:
+    history = allowed()
+    history.clients, history.journal = (), None
+    for execution in (DONE, UNDONE, CLOSED):
+        # Of a kind that says nothing to the actor: a decision nobody waits for.
+        insert(history, execution, 5, Signal(execution, 99.0, "im-other", "1"))
+    assert verify(history) == []
+    assert set(partly_checked(history)) == {DONE, UNDONE, CLOSED}
+    for execution in (DONE, UNDONE, CLOSED):
+        del history.facts[execution][0]
+    doctor(history)
+    for execution in (DONE, UNDONE, CLOSED):
+        insert(history, execution, 5, Signal(execution, 99.0, "im-other", "1"))
+    found = verify(history)
+    assert {violation.invariant for violation in found} == {invariant}, "\n".join(map(str, found))
+
+
+def test_who_asked_may_be_slow_to_begin() -> None:
+    history = allowed()
+    begin(history, "a", 104.0)
+    assert [found.invariant for found in verify(history)] == ["I3"]
+    history.journal_skew_s = 6.0
+    assert verify(history) == []

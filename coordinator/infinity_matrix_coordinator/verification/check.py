@@ -6,6 +6,7 @@ from infinity_matrix_actors.plan import Plan
 from infinity_matrix_coordinator.verification import end_rules, graph_rules, journal_rules, log_rules, saga_rules
 from infinity_matrix_coordinator.verification.account import Account, asks_artifacts, is_understood
 from infinity_matrix_coordinator.verification.history import Entry, History, Violation
+from infinity_matrix_coordinator.verification.instance_rules import check_instances
 
 
 def verify(history: History) -> list[Violation]:
@@ -32,7 +33,7 @@ def verify(history: History) -> list[Violation]:
 
 
 def partly_checked(history: History) -> list[str]:
-    """The executions checked without their graph: their definition is not there, or does what no rule covers yet."""
+    """The executions checked task by task only: their definition is not there, or does what no account covers yet."""
     return [
         execution
         for execution, facts in history.facts.items()
@@ -60,6 +61,8 @@ def _of_execution(
         found += saga_rules.check_saga(account)
         if not found:
             found += end_rules.check_end(account)
+    else:
+        found += check_instances(execution, facts, plan.definition)
     is_foldable = not asks_artifacts(plan.definition, facts)
     if is_foldable and all(violation.invariant in ("I1", "I2") for violation in found):
         found += end_rules.check_fold(facts, plan, account)

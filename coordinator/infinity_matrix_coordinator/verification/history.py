@@ -30,6 +30,8 @@ INVARIANTS = {
     "I15": "the metrics that were shown are the counts of the log",
 }
 
+#: An agent's journal has this machine's clock at one moment and the log that of the server at another.
+JOURNAL_SKEW_S = 0.05
 Entry = tuple[int, Fact]
 AttemptKey = tuple[str, str, int]
 
@@ -103,6 +105,9 @@ class History:
     queued: Sequence[QueuedWork] = ()
     #: The stream's time when `queued` was read, in seconds since the epoch.
     queue_read_at: float = 0.0
+    #: How long after an outcome was stored an agent may begin all the same, in seconds: the clocks differ a little, and
+    #: who asked whether it is still to be done may be slow to begin.
+    journal_skew_s: float = JOURNAL_SKEW_S
     #: Everything had the time to end: an execution that is open is one too many.
     is_over: bool = False
     #: The log was read from its beginning: an execution without `started` has lost it.

@@ -8,10 +8,8 @@ from infinity_matrix_actors.fact import Command, Fact, Finished, Outcome, Signal
 from infinity_matrix_actors.state import ExecutionState, TaskState
 
 from infinity_matrix_coordinator.verification.account import Account
-from infinity_matrix_coordinator.verification.history import AttemptKey, ClientLine, History, Violation
+from infinity_matrix_coordinator.verification.history import JOURNAL_SKEW_S, AttemptKey, ClientLine, History, Violation
 
-#: An agent's journal has this machine's clock at one moment and the log that of the server at another.
-JOURNAL_SKEW_S = 0.05
 #: What is left over of an execution is gone after this long.
 LEFTOVER_AFTER_S = 60.0
 #: A task goes on through these, and never back within one attempt; settled is settled.
@@ -45,7 +43,7 @@ def check_agents_journal(history: History) -> Iterator[Violation]:
             continue
         begun.add(key)
         outcome = outcomes.get(key)
-        if outcome is not None and line.at > outcome.at + JOURNAL_SKEW_S:
+        if outcome is not None and line.at > outcome.at + history.journal_skew_s:
             sentence = f"attempt {line.attempt} began {line.at - outcome.at:.3f} s after its outcome was in the log"
             yield Violation("I3", line.execution, sentence, line.task)
         for above in upstream.get((line.execution, line.task), ()):

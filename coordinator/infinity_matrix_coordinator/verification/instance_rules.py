@@ -1,0 +1,121 @@
+"""Rules for executions that no account covers yet: maps, loops, children, callbacks, pauses.
+
+They need no more of the graph than its edges, and look at each task or instance (`task~3`) by itself: weaker than an
+account, and true of every kind of task.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from infinity_matrix_actors.definition import TaskDefinition, WorkflowDefinition
+from infinity_matrix_actors.fact import Command, Fact, Outcome, Taken
+
+from infinity_matrix_coordinator.verification.account import REOPENING, Attempt, reordered
+from infinity_matrix_coordinator.verification.history import Entry, Violation
+
+_INSTANCE_MARK = "~"
+
+
+def check_instances(execution: str, facts: Sequence[Entry], definition: WorkflowDefinition) -> Iterator[Violation]:
+    """I3, I4, I5, I6, I7, as far as they hold of every kind of task; only up to where it was taken up again."""
+    order = _first_part(reordered(facts))
+    forward = {task.id: task for task in definition.tasks}
+    undoing = {task.id: task for task in definition.on_failure}
+    attempts = _attempts(order)
+    asks = definition.on_task_failure is not None
+    for name, its in attempts.items():
+        task = forward.get(_base(name)) or undoing.get(_base(name))
+        if task is not None:
+            for invariant, number, sentence in _wrong_attempts(order, task, its, asks=asks):
+                place = its[number].first
+                assert place is not None
+                yield Violation(invariant, execution, sentence, name, order[place][0])
+    yield from _check_order(execution, order, forward, attempts)
+    yield from _check_barrier(execution, order, forward, undoing, attempts)
+
+
+def _first_part(order: list[Entry]) -> list[Entry]:
+    for place, (_, fact) in enumerate(order):
+        if isinstance(fact, Command) and str(fact.kind) in REOPENING:
+            return order[:place]
+    return order
+
+
+def _attempts(order: Sequence[Entry]) -> dict[str, dict[int, Attempt]]:
+    found: dict[str, dict[int, Attempt]] = {}
+    for place, (_, fact) in enumerate(order):
+        if isinstance(fact, Taken | Outcome):
+            attempt = found.setdefault(fact.task, {}).setdefault(fact.attempt, Attempt())
+            (attempt.taken if isinstance(fact, Taken) else attempt.outcomes).append(place)
+    return found
+
+
+def _wrong_attempts(
+    order: Sequence[Entry], task: TaskDefinition, attempts: Mapping[int, Attempt], *, asks: bool
+) -> Iterator[tuple[str, int, str]]:
+    for number in sorted(attempts):
+        if number < 1 or (number > task.retry.max_attempts and not asks):
+            yield "I5", number, f"attempt {number} of {task.retry.max_attempts}"
+        elif number > 1:
+            before = attempts.get(number - 1)
+            ended = before.outcomes[0] if before is not None and before.outcomes else None
+            first = attempts[number].first
+            if ended is None or first is None:
+                yield "I7", number, f"attempt {number} has no outcome of the one before it"
+            elif _completed(order[ended][1]):
+                yield "I3", number, f"attempt {number} follows one that completed"
+            elif first < ended:
+                yield "I5", number, f"attempt {number} began before the one before it had ended"
+
+
+def _check_order(
+    execution: str,
+    order: Sequence[Entry],
+    forward: Mapping[str, TaskDefinition],
+    attempts: Mapping[str, Mapping[int, Attempt]],
+) -> Iterator[Violation]:
+    """I4: what has an outcome has it before anything that depends on it begins."""
+    for task in forward.values():
+        begun = _first(attempts.get(task.id, {}))
+        for above in task.depends_on if begun is not None else ():
+            ended = [attempt.outcomes[0] for attempt in attempts.get(above, {}).values() if attempt.outcomes]
+            assert begun is not None
+            if ended and begun < min(ended):
+                yield Violation("I4", execution, f"it began before {above} was done", task.id, order[begun][0])
+                break
+
+
+def _check_barrier(
+    execution: str,
+    order: Sequence[Entry],
+    forward: Mapping[str, TaskDefinition],
+    undoing: Mapping[str, TaskDefinition],
+    attempts: Mapping[str, Mapping[int, Attempt]],
+) -> Iterator[Violation]:
+    """I6: nothing is undone while an agent that said it began has given no outcome."""
+    undone = [(begun, name) for name, its in attempts.items() if (begun := _first_of(name, undoing, its)) is not None]
+    if not undone:
+        return
+    place, undo = min(undone)
+    for name, its in attempts.items():
+        for number, attempt in its.items() if _base(name) in forward else ():
+            is_out = any(taken < place for taken in attempt.taken)
+            if is_out and not any(outcome < place for outcome in attempt.outcomes):
+                sentence = f"it began before the barrier: attempt {number} of {name} was out, and had no outcome yet"
+                yield Violation("I6", execution, sentence, undo, order[place][0])
+                return
+
+
+def _first_of(name: str, undoing: Mapping[str, TaskDefinition], attempts: Mapping[int, Attempt]) -> int | None:
+    return _first(attempts) if _base(name) in undoing else None
+
+
+def _first(attempts: Mapping[int, Attempt]) -> int | None:
+    return min((attempt.first for attempt in attempts.values() if attempt.first is not None), default=None)
+
+
+def _base(name: str) -> str:
+    return name.partition(_INSTANCE_MARK)[0]
+
+
+def _completed(fact: Fact) -> bool:
+    return isinstance(fact, Outcome) and fact.error is None
