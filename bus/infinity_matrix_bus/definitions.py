@@ -1,13 +1,15 @@
 """The store of definitions: by content hash, and by workflow name for the one that is deployed.
 
 A definition is stored before the fact that names it. It is compressed: 2,000 tasks with all defaults written out are
-some 600 KB of JSON and some 30 KB here.
+some 600 KB of JSON and some 30 KB here. One that fits no message all the same is stored in parts, which are there
+before its hash is. Not as an artifact: those grow too old.
 """
 
 import asyncio
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
@@ -22,6 +24,11 @@ from infinity_matrix_bus.subjects import Subjects, is_name
 
 #: A compressed definition is not unpacked above this.
 UNPACKED_BYTES_MAX = 64 * 1024 * 1024
+#: Compressed, and in parts.
+PACKED_BYTES_MAX = 16 * 1024 * 1024
+PART_BYTES = 256 * 1024
+#: Where a server takes less in a message there are more.
+PARTS_MAX = 1024
 #: What the headers of a write-once key take, and some.
 HEADER_BYTES = 128
 #: Others may change the same workflow meanwhile; so often it is read and changed again.
@@ -83,9 +90,10 @@ class DefinitionStore:
         canonical = definition.canonical()
         digest = definition.digest()
         packed = zlib.compress(canonical, 6)
-        limit = self._session.max_payload_bytes - HEADER_BYTES
-        if len(packed) > limit:
-            raise PayloadTooLarge(f"the definition of {definition.name}", len(packed), limit)
+        if len(packed) > PACKED_BYTES_MAX:
+            raise PayloadTooLarge(f"the definition of {definition.name}", len(packed), PACKED_BYTES_MAX)
+        if len(packed) > self._session.max_payload_bytes - HEADER_BYTES:
+            packed = await self._put_parts(packed)
         # Refused when it is there: then it is the same, because it is there by its hash.
         await asyncio.gather(
             self._put(f"hash.{digest}", packed, 0),
@@ -100,6 +108,8 @@ class DefinitionStore:
             return None
         unpacker = zlib.decompressobj()
         try:
+            if packed.startswith(b"{"):
+                packed = await self._get_parts(decode_record(packed))
             canonical = unpacker.decompress(packed, UNPACKED_BYTES_MAX)
             if not unpacker.eof:
                 raise ValueError(f"it is cut off, or larger than {UNPACKED_BYTES_MAX} bytes")
@@ -169,6 +179,27 @@ class DefinitionStore:
             return None
         stored = await self._last(f"{kind}.{name}")
         return None if stored is None or not stored.data else stored.data
+
+    async def _put_parts(self, packed: bytes) -> bytes:
+        """Stores a definition in parts; answers what stands under its hash then.
+
+        Parts have names of what was packed, for another version of zlib packs the same differently.
+        """
+        name = sha256(packed).hexdigest()
+        part_bytes = min(PART_BYTES, self._session.max_payload_bytes - HEADER_BYTES)
+        parts = [packed[start : start + part_bytes] for start in range(0, len(packed), part_bytes)]
+        for number, part in enumerate(parts):
+            await self._put(f"part.{name}.{number}", part, 0)
+        return encode({"name": name, "parts": len(parts)})
+
+    async def _get_parts(self, record: dict[str, Any]) -> bytes:
+        name, count = str(record["name"]), int(record["parts"])
+        if not is_name(name) or not 0 < count <= PARTS_MAX:
+            raise ValueError(f"it has {count} parts of {name!r}")
+        parts = [await self._last(f"part.{name}.{number}") for number in range(count)]
+        if any(part is None for part in parts):
+            raise ValueError("a part of it is missing")
+        return b"".join(part.data for part in parts if part is not None)
 
     async def _last(self, key: str) -> StoredMessage | None:
         try:

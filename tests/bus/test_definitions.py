@@ -1,6 +1,7 @@
 """Definitions in the real bucket: by their hash, and by the name that stands for one."""
 
 import asyncio
+import random
 import time
 import zlib
 from dataclasses import replace
@@ -14,6 +15,7 @@ from infinity_matrix_actors.definition import (
     WorkflowDefinition,
 )
 from infinity_matrix_actors.errors import PayloadTooLarge, StorageUnavailable
+from infinity_matrix_bus import definitions
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import encode
 from infinity_matrix_bus.definitions import CHANGES_MAX, DefinitionStore, Deployment
@@ -80,12 +82,32 @@ async def test_two_thousand_tasks_fit(store: DefinitionStore) -> None:
     assert await store.load(await store.store(definition)) == definition
 
 
-async def test_one_that_does_not_fit_is_refused_with_its_size(store: DefinitionStore, session: Session) -> None:
-    noise = "".join(chr(0x4E00 + number * 7919 % 20_000) for number in range(400_000))
-    definition = WorkflowDefinition("noise", (TaskDefinition("a", "b", config={"noise": noise}),))
+def noisy(characters: int) -> WorkflowDefinition:
+    """A definition that compression does not make much smaller."""
+    noise = random.Random(characters).randbytes(characters // 2).hex()
+    return WorkflowDefinition("noise", (TaskDefinition("a", "b", config={"noise": noise}),))
+
+
+async def test_one_that_fits_no_message_is_stored_in_parts(store: DefinitionStore, session: Session) -> None:
+    definition = noisy(4_000_000)
+    digest = await store.store(definition)
+    assert await store.load(digest) == definition
+    written = await stored_messages(session)
+    assert await store.store(definition) == digest
+    assert await stored_messages(session) == written
+    assert [deployment.workflow for deployment in await store.deployments()] == []
+    await JetStreamApi(session).purge("KV_IM_DEFINITIONS", "$KV.IM_DEFINITIONS.part.*.3")
+    with pytest.raises(StorageUnavailable, match="a part of it is missing"):
+        await store.load(digest)
+
+
+async def test_one_that_is_too_large_is_refused_with_its_size(
+    store: DefinitionStore, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(definitions, "PACKED_BYTES_MAX", 600_000)
     written = await stored_messages(session)
     with pytest.raises(PayloadTooLarge, match="the definition of noise is"):
-        await store.store(definition)
+        await store.store(noisy(1_400_000))
     assert await stored_messages(session) == written
 
 
