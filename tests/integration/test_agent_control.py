@@ -9,7 +9,7 @@ from typing import Any
 
 import infinity_matrix
 import pytest
-from harness import World, consumer_is_there, until
+from harness import World, until
 from history import lines_of
 from infinity_matrix.agents import Agent, Work
 from infinity_matrix.client import Client
@@ -21,7 +21,7 @@ from infinity_matrix_agents.reports import PROGRESS_INTERVAL_S
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator.agent_pauses import pause_agent, resume_agent
-from plain import ask, connected, one_work
+from plain import ask, connected
 
 
 @pytest.fixture
@@ -157,6 +157,27 @@ async def test_nothing_shows_signs_of_life_for_a_handler_that_does_not(im: Clien
     assert messages[0].keys().isdisjoint({"percent", "data", "message"})
 
 
+async def test_an_attempt_without_signs_of_life_fails_by_its_heartbeat_timeout(im: Client) -> None:
+    agent = Agent("beats", concurrency=2)
+
+    @agent.handler
+    async def handle(work: Work) -> float | None:
+        for _ in range(50):
+            await asyncio.sleep(0.05)
+            if work.config["beats"]:
+                await work.heartbeat()
+        return work.heartbeat_timeout
+
+    await im.serve([agent])
+    alive = wide("alive", "beats", 1, heartbeat_timeout=1.0, config={"beats": True})
+    silent = wide("silent", "beats", 1, heartbeat_timeout=1.0, config={"beats": False})
+    result, failed = await asyncio.gather(alive.execute(timeout=20.0), silent.execute(timeout=20.0))
+    assert result.outputs == {"t0": 1.0}
+    assert failed.error is not None
+    assert failed.error["type"] == "timed_out"
+    assert "heartbeat_timeout" in failed.error["message"]
+
+
 async def test_progress_that_cannot_be_sent_is_told_to_the_handler(im: Client) -> None:
     agent = Agent("mistaken")
 
@@ -182,25 +203,21 @@ async def test_work_waits_for_a_process_of_its_version_and_is_not_worn_out_meanw
     await world.coordinator()
     journal = str(world.journal)
     async with world.client() as client, connected(world.server.connect_url) as nats:
-        stream = nats.jetstream()
+        tasks = [Task("only", "worker")]
+        first = await Workflow("versions", "1", tasks=tasks).start()
+        second = await Workflow("versions", "2", tasks=tasks).start()
         old = await world._add("agent_process.py", "old", journal, "worker", "--versions", "1").ready()
-        execution = await Workflow("versions", tasks=[Task("a", "origin"), Task("b", "origin")]).start()
-        await consumer_is_there(nats, "origin")
-        for version in ("1", "2"):
-            message = await one_work(stream, "origin")
-            work = {**json.loads(message.data), "agent": "worker", "version": version}
-            subject = message.subject.replace(".origin.", ".worker.")
-            await stream.publish(subject, json.dumps(work).encode())
-            await message.ack()
+        assert (await client.wait(first, 10.0)).status == "completed"
 
         async def was_passed_on() -> bool:
-            info = await stream.consumer_info("IM_WORK", "worker")
+            info = await nats.jetstream().consumer_info("IM_WORK", "worker")
             return bool(info.delivered.consumer_seq > 6)
 
         await until(was_passed_on, 20.0, "the work of version 2 being passed on more often than poison is")
-        assert [line.process for line in lines_of(world.journal)] == [old.pid] * 2
+        assert {line.process for line in lines_of(world.journal)} == {old.pid}
         new = await world._add("agent_process.py", "new", journal, "worker", "--versions", "2", "3").ready()
-        assert (await client.wait(execution, 30.0)).status == "completed"
+        result = await client.wait(second, 30.0)
+        assert result.outputs["only"]["process"] == new.pid
     assert [line.process for line in lines_of(world.journal)] == [old.pid] * 2 + [new.pid] * 2
 
 
@@ -262,11 +279,12 @@ async def test_a_handler_that_looks_is_left_the_grace_and_one_that_does_not_is_c
         return "whole"
 
     await im.serve([agent])
-    workflow = Workflow("graced", tasks=[Task(f"t{number}", "graced") for number in range(2)], grace=5)
+    workflow = Workflow("graced", tasks=[Task(f"t{number}", "graced") for number in range(2)], grace=60)
     execution = await workflow.start()
     await until(lambda: len(began) == 2, 5.0)
     told_at = time.monotonic()
-    await workflow.cancel(execution, "enough")
+    # The cancel's own grace goes before the workflow's.
+    await im.cancel(execution, "enough", grace=5)
     result = await workflow.wait(execution, 10.0)
     assert result.status == "cancelled"
     assert (seen["t0"][0], seen["t1"][0]) == ("ended", "cancelled")

@@ -15,7 +15,7 @@ from plain import ask, connected, one_work, serving
 
 WORK_FIELDS = {
     "v", "execution", "workflow", "task", "attempt", "agent", "input", "config", "upstream", "reply_to", "taken_to",
-    "idempotency_key", "timeout", "ready_at", "deadline",
+    "idempotency_key", "timeout", "ready_at", "deadline", "version",
 }  # fmt: skip
 
 
