@@ -4,6 +4,7 @@ Everything here belongs to one session. When that is lost, all of it ends and be
 """
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -17,7 +18,7 @@ from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.installation import SHARDS_DEFAULT, Installation, install, mend_derived_streams
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Outbox
-from infinity_matrix_bus.session import Endpoint, RequestTimeout, Session
+from infinity_matrix_bus.session import Endpoint, RequestTimeout, Session, SessionLost
 from infinity_matrix_bus.streams import agent_consumer
 from infinity_matrix_bus.subjects import Subjects
 
@@ -91,8 +92,10 @@ class Coordinator:
     async def stop(self) -> None:
         """Leaves the members and ends; what is under way is derived again by the next owner."""
         serving, self._serving = self._serving, None
-        if self._membership is not None and self._connection.is_connected:
-            self._membership.leave()
+        if self._membership is not None:
+            # A session that is lost may have a successor already that has not been served yet.
+            with contextlib.suppress(SessionLost):
+                self._membership.leave()
         if self._outbox is not None and self._connection.is_connected:
             await self._outbox.drained(1.0)
         if serving is not None:

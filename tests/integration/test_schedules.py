@@ -11,7 +11,7 @@ from zlib import crc32
 
 import infinity_matrix
 import pytest
-from harness import World, until
+from harness import World, seeded, until
 from infinity_matrix.agents import Agent, Work
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Workflow
@@ -284,6 +284,58 @@ async def test_a_coordinator_that_was_down_for_a_day_catches_up_within_the_windo
             assert dues(await started_facts(im)) == [last - hours * 3600 for hours in (4, 3, 2, 1, 0)]
         finally:
             await coordinator.stop()
+
+
+async def test_what_came_due_while_the_server_was_dead_is_started_once(world: World) -> None:
+    coordinators = [await Coordinator(Endpoint(world.server.connect_url), owns_all=True).start() for _ in range(2)]
+    try:
+        async with world.client() as im:
+            await Workflow("w", tasks=[Task("only", "nobody")]).deploy()
+            operations = ScheduleOperations(im.operations)
+            for number in range(8):
+                at = _utc(time.time() + 0.5 + number * 0.25)
+                await operations.create(new_schedule(f"s-{number}", "w", run_at=at))
+            await world.server.kill()
+            await asyncio.sleep(2)
+            await world.server.start()
+
+            async def all_started() -> bool:
+                try:
+                    views = await operations.list()
+                except infinity_matrix.InfinityMatrixError:
+                    return False
+                return [(view.started, view.skipped) for view in views] == [(1, 0)] * 8
+
+            await until(all_started, WAIT_S, "all eight")
+            assert len(await started_facts(im)) == 8
+    finally:
+        await asyncio.gather(*(coordinator.stop() for coordinator in coordinators))
+
+
+async def test_coordinators_killed_between_a_claim_and_a_start_lose_no_tick(world: World) -> None:
+    seed = seeded()
+    first = await world.coordinator()
+    async with world.client() as im:
+        await Workflow("w", tasks=[Task("only", "nobody")]).deploy()
+        store = await store_of(im)
+        now = await store.now()
+        ends_at = now // 60 * 60
+        for number in range(20):
+            schedule = new_schedule(f"s-{number}", "w", cron="* * * * *", overlap="allow_all", end=_utc(ends_at))
+            assert await store.create(schedule, ScheduleState(ends_at - 19 * 60))
+        coordinator = first
+        for _ in range(3):
+            await asyncio.sleep(seed.random() * 0.3)
+            coordinator.kill()
+            coordinator = await world.coordinator()
+
+        async def all_over() -> bool:
+            return all(one.state.next_at is None and not one.state.waiting for one in await store.all())
+
+        await until(all_over, 2 * WAIT_S, "all ticks")
+        assert [one.state.started for one in await store.all()] == [20] * 20
+        facts = await started_facts(im)
+        assert len({(fact.cause["schedule"], fact.cause["due"]) for fact in facts}) == len(facts) == 400
 
 
 # Overlaps.
