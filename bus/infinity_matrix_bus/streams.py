@@ -7,6 +7,8 @@ The log and everything precious is R3 in a cluster and R1 embedded. Derived stre
 import asyncio
 from typing import Any
 
+from infinity_matrix_actors.definition import host_agent
+
 from infinity_matrix_bus.api import NAME_IN_USE, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
 from infinity_matrix_bus.subjects import Subjects
 
@@ -44,6 +46,8 @@ WORK_DUPLICATE_WINDOW_S = 120
 TRIGGERS_DUPLICATE_WINDOW_S = 600
 ACK_WAIT_S = 30.0
 ACK_PENDING_MAX = 20_000
+#: After which the consumer of a host that nobody runs is removed.
+HOST_IDLE_S = 3600
 
 
 def stream_configs(subjects: Subjects, shards: int, replicas: int, budget_bytes: int) -> list[dict[str, Any]]:
@@ -189,7 +193,7 @@ async def _delete_stream(api: JetStreamApi, name: str) -> None:
 
 def agent_consumer(subjects: Subjects, agent: str) -> dict[str, Any]:
     """The durable consumer of an agent; the coordinator makes it, and corrects one that an agent made."""
-    return {
+    config: dict[str, Any] = {
         "durable_name": agent,
         "filter_subject": subjects.work_of_agent(agent),
         "ack_policy": "explicit",
@@ -199,3 +203,7 @@ def agent_consumer(subjects: Subjects, agent: str) -> dict[str, Any]:
         "max_waiting": 8192,
         "deliver_policy": "all",
     }
+    if agent.startswith(host_agent("")):
+        # There is one for each definition that asks its host. The work stays in the stream, and a host makes it again.
+        config["inactive_threshold"] = HOST_IDLE_S * _SECOND
+    return config

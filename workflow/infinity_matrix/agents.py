@@ -52,6 +52,13 @@ async def serve_agents(
                 await own.close()
 
 
+async def until_told_to_stop() -> None:
+    """Returns at SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    with _stops_on_signal(stop):
+        await stop.wait()
+
+
 @contextmanager
 def _stops_on_signal(stop: asyncio.Event) -> Iterator[None]:
     loop = asyncio.get_running_loop()

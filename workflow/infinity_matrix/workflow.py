@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,11 @@ from infinity_matrix_coordinator.views import (
     StatusUpdate,
 )
 
+from infinity_matrix.agents import until_told_to_stop
 from infinity_matrix.client import Client
+from infinity_matrix.host import hosted
 from infinity_matrix.logs import LogLine
+from infinity_matrix.policy import Policy, policy_data, policy_documents
 from infinity_matrix.resolution import opened
 from infinity_matrix.schedule import ScheduleHandle, schedule_workflow, settled
 
@@ -89,6 +92,8 @@ class Workflow:
         tasks: Iterable[Task] = (),
         triggers: Iterable[Trigger] = (),
         on_failure: Iterable[Task] = (),
+        on_error: Policy = None,
+        on_task_failure: Policy = None,
         **fields: Any,
     ) -> None:
         """Takes besides: `input_schema`, `max_running`, `key`, `callback_timeout`, and what else a document has."""
@@ -103,6 +108,10 @@ class Workflow:
             self.add_trigger(trigger)
         #: What runs when an execution fails or is cancelled: compensations, then the others in this order.
         self.on_failure: list[Task] = list(on_failure)
+        #: What to do when an execution fails: an action, several, or a function of the error that answers with them.
+        self.on_error: Policy = on_error
+        #: The same for a task that has spent its retries; a function is given the task and the error.
+        self.on_task_failure: Policy = on_task_failure
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Workflow":
@@ -127,6 +136,8 @@ class Workflow:
         workflow._tasks = list(document.tasks)
         workflow._triggers = list(document.triggers)
         workflow.on_failure = [Task._of(task) for task in document.on_failure]
+        workflow.on_error = policy_data(document.on_error)
+        workflow.on_task_failure = policy_data(document.on_task_failure)
         workflow.validate()
         return workflow
 
@@ -141,6 +152,16 @@ class Workflow:
     @property
     def task_ids(self) -> list[str]:
         return [task.id for task in self._tasks]
+
+    def task(self, id: str) -> Task:
+        """The task of that id, also one of `on_failure`; raises KeyError."""
+        for document in self._tasks:
+            if document.id == id:
+                return Task._of(document)
+        for task in self.on_failure:
+            if task.id == id:
+                return task
+        raise KeyError(id)
 
     def add_task(self, task: Task) -> "Workflow":
         """Adds a task; raises InvalidDefinition when its id is taken."""
@@ -167,6 +188,8 @@ class Workflow:
         """The definition as it is stored; raises InvalidDefinition, naming what is wrong and where."""
         on_failure = [task.document for task in self.on_failure]
         parts = {"tasks": self._tasks, "triggers": self._triggers, "on_failure": on_failure}
+        parts["on_error"] = policy_documents(self.on_error, "on_error")
+        parts["on_task_failure"] = policy_documents(self.on_task_failure, "on_task_failure")
         return define(self._document.model_copy(update=parts))
 
     def validate(self) -> "Workflow":
@@ -255,6 +278,14 @@ class Workflow:
         async with self._opened(serves_agents=True) as client:
             return await client.wait(execution_id, timeout)
 
+    async def serve(self) -> None:
+        """Answers for the functions `on_error` and `on_task_failure` until cancelled, or until SIGTERM or SIGINT.
+
+        For executions that others start; `execute` and `wait` do it by themselves. Raises Unreachable, NotInstalled.
+        """
+        async with self._opened(serves_agents=True):
+            await until_told_to_stop()
+
     async def get_status(self, execution_id: str) -> ExecutionStatus:
         """Where an execution stands now, from the log; raises UnknownExecution."""
         async with self._opened() as client:
@@ -332,7 +363,10 @@ class Workflow:
     async def _opened(self, *, serves_agents: bool = False) -> AsyncIterator[Client]:
         async with opened(serves_agents=serves_agents) as client:
             await settled(self)
-            yield client
+            async with AsyncExitStack() as stack:
+                if serves_agents:
+                    await stack.enter_async_context(hosted(self, client))
+                yield client
 
     def __repr__(self) -> str:
         return f"Workflow({self.name!r}, version={self.version!r}, tasks={len(self._tasks)})"

@@ -15,6 +15,7 @@ from infinity_matrix.cli import (
     controls,
     executions,
     forks,
+    host,
     schedule,
     system,
     verify,
@@ -41,7 +42,7 @@ SECTIONS = {
         "tail",
         "artifacts",
     ),
-    "Agents": ("agents", "agent"),
+    "Agents": ("agents", "agent", "host"),
     "System": ("dev", "env", "coordinator", "verify", "backup", "restore", "demo"),
 }
 
@@ -70,7 +71,7 @@ app = typer.Typer(
     help="Durable agent workflows with nothing but NATS.",
     epilog="Exit codes: 0 ok, 1 the workflow failed, 2 usage, 3 no server, 4 unknown id or name.",
 )
-for part in (workflows.app, executions.app, controls.app, forks.app, system.app, verify.app, backup.app):
+for part in (workflows.app, executions.app, host.app, controls.app, forks.app, system.app, verify.app, backup.app):
     app.add_typer(part)
 app.add_typer(versions.workflows_app, name="workflows")
 app.add_typer(approvals.approvals_app, name="approvals")

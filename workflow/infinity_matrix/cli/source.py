@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from infinity_matrix_actors.definition import WorkflowDefinition
     from infinity_matrix_agents import Agent
 
+    from infinity_matrix.workflow import Workflow
+
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -25,11 +27,28 @@ def load_definition(name: str) -> "WorkflowDefinition":
     """The definition that FILE or module:workflow names; raises InvalidDefinition, UsageProblem."""
     if is_file(name):
         return _read_definition(Path(name))
-    module_name, _, attribute = name.partition(":")
+    return load_workflow(name).definition()
+
+
+def load_workflow(name: str) -> "Workflow":
+    """The workflow that `module:workflow` names, or the only one of `module`; raises UsageProblem."""
     from infinity_matrix.workflow import Workflow
 
+    module_name, _, attribute = name.partition(":")
     workflow: Workflow = _pick(load_module(module_name), attribute, Workflow, "Workflow")
-    return workflow.definition()
+    return workflow
+
+
+def load_workflows(name: str) -> "list[Workflow]":
+    """The workflow that `module:workflow` names, or all of `module`; raises UsageProblem."""
+    from infinity_matrix.workflow import Workflow
+
+    module_name, separator, _ = name.partition(":")
+    if separator:
+        return [load_workflow(name)]
+    # A module may have one object under two names.
+    found = {id(value): value for value in vars(load_module(module_name)).values() if isinstance(value, Workflow)}
+    return list(found.values())
 
 
 def is_file(name: str) -> bool:

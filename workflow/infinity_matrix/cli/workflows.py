@@ -9,7 +9,7 @@ import typer
 from infinity_matrix.cli import output
 from infinity_matrix.cli.command import Settings, command, connected, find_target, opened
 from infinity_matrix.cli.failure import WORKFLOW_FAILED
-from infinity_matrix.cli.source import is_file, load_agents, load_definition, read_json
+from infinity_matrix.cli.source import is_file, load_agents, load_definition, load_workflow, read_json
 
 if TYPE_CHECKING:
     from infinity_matrix_actors.definition import WorkflowDefinition
@@ -50,14 +50,17 @@ async def run(
     """Run a workflow here and now, and print its result.
 
     Without a system it starts the local runtime. Against that, the agents of MODULE are served meanwhile.
+    Functions of the workflow answer about failures.
     """
     import asyncio
 
     from infinity_matrix_agents import agents_of_this_process
 
     from infinity_matrix.cli.view import follow
+    from infinity_matrix.host import all_hosted
 
     definition = load_definition(source)
+    hosted = [] if is_file(source) else [load_workflow(source)]
     value = read_json(input, "--input")
     served = [agent for module in agents or [] for agent in load_agents(module)]
     target = await find_target(settings, starts_runtime=True)
@@ -65,7 +68,7 @@ async def run(
         served += agents_of_this_process()
     execution_id = None
     try:
-        async with opened(target) as client:
+        async with opened(target) as client, all_hosted(hosted, client):
             await client.serve(served)
             client.names_untaken = True
             execution_id = await client.start_definition(definition, value, id, if_exists=if_exists, priority=priority)
