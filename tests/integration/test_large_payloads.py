@@ -12,7 +12,7 @@ from typing import Any
 
 import infinity_matrix
 import pytest
-from harness import consumer_is_there, until
+from harness import World, consumer_is_there, until
 from infinity_matrix.agents import Agent, Work
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Workflow
@@ -223,6 +223,34 @@ async def test_a_store_without_room_is_waited_for(im: Client) -> None:
     await api.update_stream(info["config"])
     result = await im.wait(execution, timeout=WAIT_S)
     assert len(result.outputs["a"]) == 1_000_000
+    assert begun == 1
+
+
+async def test_a_server_that_dies_while_a_large_result_is_stored_gets_it_later(world: World) -> None:
+    await world.coordinator()
+    begun = 0
+    agent = Agent("patient")
+    large = text(1_000_000)
+
+    @agent.handler
+    async def give(work: Work) -> str:
+        nonlocal begun
+        begun += 1
+        return large
+
+    async with world.client() as client:
+        await client.serve([agent])
+        api = JetStreamApi(await client.operations.session())
+        info = await api.stream_info(STREAM)
+        assert info is not None
+        await api.update_stream({**info["config"], "max_bytes": 300_000})
+        execution = await Workflow("patient", tasks=[Task("a", "patient")]).start()
+        await until(lambda: begun == 1, WAIT_S)
+        await world.server.kill()
+        await world.server.start()
+        await JetStreamApi(await client.operations.session()).update_stream(info["config"])
+        result = await client.wait(execution, timeout=WAIT_S)
+    assert result.outputs == {"a": large}
     assert begun == 1
 
 
