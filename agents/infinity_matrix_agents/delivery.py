@@ -69,9 +69,9 @@ class Delivery:
         """Delivered so often that it may be what kills agents."""
         return self.deliveries > DELIVERIES_MAX
 
-    def is_poisonous(self, begun: int | None) -> bool:
-        """Whether it is, by how often it was begun after its first delivery and not handed back; None: nobody knows."""
-        return self.is_worn and (begun is None or begun >= DELIVERIES_MAX - 1)
+    def is_poisonous(self, begun: int) -> bool:
+        """Whether it is, by how often it was begun after its first delivery and not handed back."""
+        return self.is_worn and begun >= DELIVERIES_MAX - 1
 
     @property
     def attempt_key(self) -> tuple[str, str, int]:

@@ -51,7 +51,9 @@ def refused(reason: str, instance: str) -> bytes:
     return failed_payload(error, time.time(), instance)
 
 
-def poison(deliveries: int, begun: int | None, instance: str) -> bytes:
-    again = "" if begun is None else f", begun again {begun} times,"
-    message = f"delivered {deliveries} times{again} without an outcome: the agent dies of it, or never answers"
+def poison(deliveries: int, begun: int, instance: str) -> bytes:
+    message = (
+        f"delivered {deliveries} times, begun again {begun} times, without an outcome: "
+        "the agent dies of it, or never answers"
+    )
     return failed_payload(TaskError(ErrorType.POISON, message, retryable=False), time.time(), instance)

@@ -299,7 +299,8 @@ class AgentRunner:
         elif answer.is_settled:
             self._reply(delivery.ack_reply, b"+ACK")
             self._release(delivery)
-        elif delivery.is_poisonous(answer.begun):
+        elif answer.begun is not None and delivery.is_poisonous(answer.begun):
+            # Without the count it is run: what was passed on from version to version is not to be condemned unread.
             self._finish(delivery, outcomes.poison(delivery.deliveries, answer.begun, self.instance))
         else:
             return delivery in self._held
