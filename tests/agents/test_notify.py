@@ -1,16 +1,12 @@
 """The agent that tells people, against a real SMTP server on loopback and a real HTTP server behind Apprise."""
 
 import asyncio
-import email
-import email.policy
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
-from email.message import EmailMessage
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from bench_of_agents import Bench
 from infinity_matrix_actors.definition import NOTIFY_AGENT
@@ -18,6 +14,7 @@ from infinity_matrix_agents import mail, notify
 from infinity_matrix_agents.mail import MailNotConfigured, MailServer, is_address
 from infinity_matrix_agents.notify import notify_agent
 from infinity_matrix_bus.subjects import shard_of
+from smtp_mailbox import AnyPort, Mailbox
 
 TEAM = "ops-team@example.com"
 ON_ERROR = {
@@ -25,52 +22,6 @@ ON_ERROR = {
     "event": "on_error",
     "error": {"type": "NoStock", "message": "sold out", "task": "load"},
 }
-
-
-class Mailbox:
-    """What an SMTP server keeps of the mails it took; it refuses what `refused` names."""
-
-    def __init__(self) -> None:
-        self.mails: list[EmailMessage] = []
-        self.recipients: list[str] = []
-        self.refused: set[str] = set()
-
-    async def handle_RCPT(
-        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        if address in self.refused:
-            return "550 no such mailbox"
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        assert isinstance(envelope.content, bytes)
-        parsed = email.message_from_bytes(envelope.content, policy=email.policy.default)
-        assert isinstance(parsed, EmailMessage)
-        self.mails.append(parsed)
-        self.recipients += envelope.rcpt_tos
-        return "250 taken"
-
-
-class AnyPort(Controller):
-    """A controller on a port of the system's choice."""
-
-    def _trigger_server(self) -> None:
-        assert self.server is not None
-        self.port = self.server.sockets[0].getsockname()[1]
-        super()._trigger_server()
-
-
-@pytest.fixture
-def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailbox]:
-    """An SMTP server on loopback, named by IM_SMTP_URL."""
-    mailbox = Mailbox()
-    controller = AnyPort(mailbox, hostname="127.0.0.1", port=0)
-    controller.start()
-    monkeypatch.setenv("IM_SMTP_URL", f"smtp://127.0.0.1:{controller.port}")
-    monkeypatch.setenv("IM_SMTP_FROM", "workflows@example.com")
-    yield mailbox
-    controller.stop()
 
 
 @pytest.fixture
