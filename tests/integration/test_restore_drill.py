@@ -106,3 +106,29 @@ async def restore_on(server: EmbeddedServer, folder: Path, manifest: Manifest) -
         assert await JetStreamApi(session).stream_info("IM_WORK") is not None
     finally:
         await session.close()
+
+
+async def test_a_restore_under_a_living_coordinator_is_noticed(world: World, tmp_path: Path) -> None:
+    await world.coordinator()
+    await world.agent("worker")
+    async with world.client() as client:
+        digest = await client.operations.store(waiting().definition())
+        held = await started(client, digest, "waiting-drill", 20)
+        session = await client.operations.session()
+        await back_up(session, client.operations.installation, tmp_path / "backup")
+        for execution in held:
+            await client.signal(execution, "go")
+        late = await started(client, digest, "waiting-drill", 20)
+        await all_finished(client, held, 20.0)
+        await restore(session, tmp_path / "backup", overwrites=True)
+        # The log is shorter than what the coordinator has read: these come before its position.
+        after = await started(client, digest, "waiting-drill", 20)
+        for execution in [*held, *after]:
+            await client.signal(execution, "go")
+        states = await all_finished(client, [*held, *after], 30.0)
+        assert set(states.values()) == {"completed"}
+    history = await history_of(world.server.connect_url, world.journal)
+    history.journal = None
+    assert verify(history) == []
+    assert history.facts.keys() == {*held, *after}
+    assert not history.facts.keys() & set(late)
