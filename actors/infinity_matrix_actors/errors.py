@@ -233,3 +233,11 @@ class BackupUnusable(InfinityMatrixError):
 
 class RestoreRefused(InfinityMatrixError):
     """Raised when a restore would overwrite what is there, or go on under a coordinator. Make room, or insist."""
+
+
+class NotAnAssignee(InfinityMatrixError):
+    """Raised when a decision is made by somebody it was not asked of. One of the assignees must decide."""
+
+    def __init__(self, task: str, by: str, assignees: tuple[str, ...]) -> None:
+        self.assignees = assignees
+        super().__init__(f"{by or 'nobody named'} may not decide {task!r}; it is up to: {', '.join(assignees)}")

@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from infinity_matrix_actors.errors import PayloadTooLarge, UnknownTask, WrongState
+from infinity_matrix_actors.errors import NotAnAssignee, PayloadTooLarge, UnknownTask, WrongState
 from infinity_matrix_actors.fact import APPROVAL_SIGNAL
 from infinity_matrix_actors.task_actor import TaskActor
 from infinity_matrix_bus.artifacts import OFFLOAD_BYTES
@@ -79,17 +79,21 @@ class Approvals:
         """Approves or rejects; answers the task. `task` None means the only one that waits.
 
         `data` is edited data, handed on with the decision. Raises UnknownExecution, UnknownTask for one that is no
-        approval, WrongState for one that does not wait (or when `task` is None and not exactly one waits).
+        approval, WrongState for one that does not wait (or when `task` is None and not exactly one waits),
+        NotAnAssignee, PayloadTooLarge.
         """
         actor = await self._operations.fold(execution)
-        waiting = [approval.task_id for approval in pending_of(actor)]
+        waiting = {approval.task_id: approval for approval in pending_of(actor)}
         if task is None:
             if len(waiting) != 1:
                 problem = f"it waits for {', '.join(waiting)}: say which" if waiting else "it waits for no decision"
                 raise WrongState(f"execution {execution!r}", str(actor.state), problem)
-            task = waiting[0]
+            (task,) = waiting
         elif task not in waiting:
             _refuse(actor, task)
+        assignees = waiting[task].assignees
+        if assignees and by not in assignees:
+            raise NotAnAssignee(task, by, assignees)
         record = {"task": task, "decision": decision, "by": by, "comment": comment, "data": data}
         size_bytes = len(encode(record, "the decision"))
         if size_bytes > DECISION_BYTES_MAX:
@@ -112,14 +116,15 @@ def pending_of(actor: ExecutionActor) -> list[Approval]:
 
 def _approval(actor: ExecutionActor, name: str, task: TaskActor) -> Approval:
     definition = task.node.definition
-    assert definition.approval is not None
+    asked = definition.approval
+    assert asked is not None
     assert task.dispatched_at is not None
     before = {above: actor.tasks[above].result for above in definition.depends_on if above in actor.tasks}
     return Approval(
         actor.id,
         actor.started.workflow,
         name,
-        definition.approval.assignees,
+        asked.escalate_to if task.is_escalated else asked.assignees,
         task.dispatched_at,
         task.retry_at,
         before,

@@ -3,7 +3,7 @@
 No fact is copied: the new `started` carries the earlier results as its seed, and its cause names where they are from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -146,25 +146,28 @@ class Forks:
 
 
 def seed_of(actor: ExecutionActor, from_task: str | None, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The results a fork brings along: of what completed and is not done again, and those given in their place."""
+    """The results a fork brings along: of what completed and is not done again, and those given in their place.
+
+    What was undone is done again, with all after it: its result stands for nothing any more.
+    """
     plan = actor.plan
     if from_task is not None and from_task not in plan.nodes:
         raise UnknownTask(plan.definition.name, from_task, ", ".join(plan.nodes))
-    again = {from_task, *_after(plan, from_task)} if from_task is not None else set(plan.nodes)
+    for name in results:
+        if name not in plan.nodes:
+            raise UnknownTask(plan.definition.name, name, ", ".join(plan.nodes))
+    chosen = _with_all_after(plan, {from_task}) if from_task is not None else set()
+    if lost := chosen & results.keys():
+        hint = "fork from a task after it"
+        raise InvalidDefinition(f"the task {min(lost)!r} is done again", where="changes.results", hint=hint)
+    undone = {name.partition("~")[0] for name in actor.compensated} - results.keys()
+    again = set(plan.nodes) if from_task is None else chosen | _with_all_after(plan, undone)
     seed = {
         name: task.result
         for name, task in actor.tasks.items()
         if name in plan.nodes and name not in again and task.state is TaskState.COMPLETED
     }
-    for name, result in results.items():
-        if name not in plan.nodes:
-            raise UnknownTask(plan.definition.name, name, ", ".join(plan.nodes))
-        if from_task is not None and name in again:
-            raise InvalidDefinition(
-                f"the task {name!r} is done again", where="changes.results", hint=f"fork from a task after {name!r}"
-            )
-        seed[name] = result
-    return seed
+    return {**seed, **results}
 
 
 def with_config(definition: WorkflowDefinition, config: Mapping[str, Mapping[str, Any]]) -> WorkflowDefinition:
@@ -187,10 +190,10 @@ def with_config(definition: WorkflowDefinition, config: Mapping[str, Mapping[str
     )
 
 
-def _after(plan: Plan, task: str) -> set[str]:
-    """All tasks that come after a task, directly or not."""
-    found: set[str] = set()
-    stack = [task]
+def _with_all_after(plan: Plan, tasks: Set[str]) -> set[str]:
+    """These tasks and all that come after them, directly or not."""
+    found = set(tasks)
+    stack = list(tasks)
     while stack:
         for name in plan.nodes[stack.pop()].subscribers:
             if name not in found:

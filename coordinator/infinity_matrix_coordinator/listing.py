@@ -28,7 +28,7 @@ LISTED_STATES = (
     SKIPPED,
 )
 OPEN_STATES = frozenset({str(ExecutionState.RUNNING), str(ExecutionState.PAUSED)})
-_COMMANDS = (CommandKind.PAUSE, CommandKind.RESUME, CommandKind.RETRY, CommandKind.COMPENSATE)
+_COMMANDS = tuple(kind for kind in CommandKind if kind is not CommandKind.DEADLINE)
 _UNSUCCESSFUL = frozenset({str(ExecutionState.FAILED), str(ExecutionState.CANCELLED)})
 
 
@@ -101,6 +101,8 @@ async def list_shard(session: Session, subjects: Subjects, shard: int) -> list[E
 def summarize(subjects: Subjects, entries: Iterable[Entry]) -> list[ExecutionSummary]:
     """The executions whose facts these are, in the order they were started."""
     found: dict[str, ExecutionSummary] = {}
+    #: Those that are held, also while they have ended: one that is taken up again still is.
+    paused: set[str] = set()
     for entry in entries:
         subject = subjects.parse_fact(entry.subject)
         fact = decode_fact(subject, entry.data, entry.at) if subject is not None else None
@@ -109,11 +111,10 @@ def summarize(subjects: Subjects, entries: Iterable[Entry]) -> list[ExecutionSum
         elif fact is not None and fact.execution in found:
             seen = found[fact.execution]
             if isinstance(fact, Finished):
-                found[fact.execution] = replace(
-                    seen, state=fact.state, finished_at=fact.at, compensation=fact.compensation
-                )
+                seen = replace(seen, state=fact.state, finished_at=fact.at, compensation=fact.compensation)
             elif isinstance(fact, Command):
-                found[fact.execution] = _commanded(seen, fact.kind)
+                seen = _commanded(seen, fact.kind, paused)
+            found[fact.execution] = seen
     return list(found.values())
 
 
@@ -132,16 +133,18 @@ def _begun(fact: Started) -> ExecutionSummary:
     )
 
 
-def _commanded(seen: ExecutionSummary, kind: CommandKind) -> ExecutionSummary:
+def _commanded(seen: ExecutionSummary, kind: CommandKind, paused: set[str]) -> ExecutionSummary:
     """What a command makes of an execution in this state; one that does not fit changes nothing, as in the core."""
-    match kind:
-        case CommandKind.PAUSE if seen.state == ExecutionState.RUNNING:
-            return replace(seen, state=str(ExecutionState.PAUSED))
-        case CommandKind.RESUME if seen.state == ExecutionState.PAUSED:
-            return replace(seen, state=str(ExecutionState.RUNNING))
-        case CommandKind.RETRY if seen.state in _UNSUCCESSFUL:
-            return replace(seen, state=str(ExecutionState.RUNNING), finished_at=None)
-        case CommandKind.COMPENSATE if seen.needs_attention:
-            return replace(seen, state=str(ExecutionState.RUNNING), finished_at=None)
-        case _:
+    if seen.is_open:
+        if kind is CommandKind.PAUSE:
+            paused.add(seen.execution_id)
+        elif kind in (CommandKind.RESUME, CommandKind.CANCEL):
+            paused.discard(seen.execution_id)
+        else:
             return seen
+    elif not (kind is CommandKind.RETRY and seen.state in _UNSUCCESSFUL) and not (
+        kind is CommandKind.COMPENSATE and seen.needs_attention
+    ):
+        return seen
+    state = ExecutionState.PAUSED if seen.execution_id in paused else ExecutionState.RUNNING
+    return replace(seen, state=str(state), finished_at=None)

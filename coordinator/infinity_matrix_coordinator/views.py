@@ -47,6 +47,8 @@ class ExecutionStatus:
     #: `complete` or `incomplete` once something was undone or should have been; `compensated` in the order it was done.
     compensation: str | None = None
     compensated: tuple[str, ...] = ()
+    #: The last run of its id, where it did not complete and was run again.
+    latest_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

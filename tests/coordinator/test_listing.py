@@ -32,8 +32,9 @@ def listed(*messages: tuple[str, bytes]) -> list[ExecutionSummary]:
     return summarize(SUBJECTS, entries)
 
 
-PAUSE, RESUME, RETRY, COMPENSATE = map(
-    command, (CommandKind.PAUSE, CommandKind.RESUME, CommandKind.RETRY, CommandKind.COMPENSATE)
+PAUSE, RESUME, RETRY, COMPENSATE, CANCEL = map(
+    command,
+    (CommandKind.PAUSE, CommandKind.RESUME, CommandKind.RETRY, CommandKind.COMPENSATE, CommandKind.CANCEL),
 )
 
 
@@ -50,6 +51,9 @@ PAUSE, RESUME, RETRY, COMPENSATE = map(
         ([end("failed"), RETRY], "running", None),
         ([end("failed"), RETRY, PAUSE], "paused", None),
         ([end("failed"), RETRY, end("completed", n=2)], "completed", 4.0),
+        ([PAUSE, end("failed"), RETRY], "paused", None),
+        ([PAUSE, CANCEL], "running", None),
+        ([PAUSE, CANCEL, end("cancelled"), RETRY], "running", None),
         ([end("cancelled"), RETRY], "running", None),
         ([end("completed"), RETRY], "completed", 2.0),
         ([end("failed", "incomplete"), COMPENSATE], "running", None),

@@ -60,7 +60,9 @@ async def test_cancel_ends_what_is_open_and_starts_the_next_run(im: Client) -> N
         "a-r2": ("cancelled", {"rerun_of": "a", "run": 2}),
         "a-r3": ("completed", {"rerun_of": "a", "run": 3}),
     }
-    assert (await im.get_status("a")).state == "cancelled"
+    status = await im.get_status("a")
+    assert (status.state, status.latest_run) == ("cancelled", "a-r3")
+    assert (await im.get_status("a-r3")).latest_run is None
     assert [await im.latest_run(id) for id in ("a", "a-r2", "a-r3")] == ["a-r3"] * 3
     # One that has ended has nothing to be cancelled.
     assert await WAITING.start(2, "a", if_exists="cancel") == "a-r4"

@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
@@ -237,6 +237,9 @@ class Client:
     async def get_status(self, execution_id: str, *, is_whole: bool = True) -> ExecutionStatus:
         """Where an execution stands; raises UnknownExecution. Unless `is_whole`, large results stay references."""
         status = status_of(await patiently(lambda: self.operations.fold(execution_id)))
+        if status.state in (ExecutionState.FAILED, ExecutionState.CANCELLED):
+            latest = await self.latest_run(execution_id)
+            status = replace(status, latest_run=latest if latest != execution_id else None)
         return await patiently(lambda: whole_status(status, self.operations.artifacts)) if is_whole else status
 
     async def get_metrics(self, execution_id: str) -> ExecutionMetrics:

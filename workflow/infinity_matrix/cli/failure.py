@@ -45,6 +45,7 @@ _MISTAKES = (
     errors.RestoreRefused,
     errors.WorkflowPaused,
     errors.WrongState,
+    errors.NotAnAssignee,
 )
 
 _UNKNOWN = (
