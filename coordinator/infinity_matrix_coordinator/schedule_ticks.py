@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from infinity_matrix_actors.errors import StorageUnavailable
@@ -19,6 +20,14 @@ from infinity_matrix_bus.subjects import Subjects, shard_of
 WRITE_TIMEOUT_S = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the log has of a tick; `is_new`: since just now."""
+
+    is_skipped: bool
+    is_new: bool
+
+
 def execution_of(subjects: Subjects, schedule: str, tick: Tick) -> str:
     """The id of a tick's execution; only who has the secret can know it."""
     request = (tick.request,) if tick.request else ()
@@ -32,8 +41,8 @@ def cause_of(schedule: str, tick: Tick) -> dict[str, Any]:
 
 async def write_tick(
     session: Session, subjects: Subjects, shards: int, schedule: Schedule, tick: Tick, definition: str, *, skips: bool
-) -> bool:
-    """Gives a tick its place in the log, as started or as skipped; answers whether that has it as skipped.
+) -> Place:
+    """Gives a tick its place in the log, as started or as skipped, unless it has one; answers which it has.
 
     Raises StorageUnavailable, PayloadTooLarge. Nothing is tried again here: what is published later was decided anew.
     """
@@ -46,12 +55,12 @@ async def write_tick(
     cause = cause_of(schedule.name, tick)
     fact = Started(execution, 0.0, schedule.workflow, definition, None if skips else input, cause, skipped=skips)
     if await _publish(session, subject, started_payload(fact)) is Fate.STORED:
-        return skips
+        return Place(skips, is_new=True)
     stored = await JetStreamApi(session).last_message(subjects.facts_stream(shard), subject)
     if stored is None:
         raise StorageUnavailable(f"{subject} is taken and cannot be read")
     try:
-        return decode_record(stored.data).get("skipped") is True
+        return Place(decode_record(stored.data).get("skipped") is True, is_new=False)
     except Undecodable as error:
         raise StorageUnavailable(f"{subject} cannot be read: {error}") from error
 

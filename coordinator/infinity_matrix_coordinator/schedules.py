@@ -48,6 +48,7 @@ FAILURE_DELAY_S = 5.0
 READ_ALL_S = 30.0
 #: Schedules worked on at a time.
 ADVANCING_MAX = 32
+READ_AT_ONCE = 64
 log = get_logger("infinity_matrix.coordinator")
 
 
@@ -59,7 +60,7 @@ class Schedules:
     ) -> None:
         self._session = session
         self._subjects = subjects
-        self._place = (session, subjects, shards)
+        self._context = (session, subjects, shards)
         self._instance = instance
         self._members = members
         self._store = ScheduleStore(session, subjects)
@@ -123,17 +124,21 @@ class Schedules:
         heard, self._heard = self._heard, set()
         if self._loop.time() < self._read_all_at:
             try:
-                for name in heard:
-                    self._remember(name, await self._store.read(name))
+                names = list(heard)
+                for begin in range(0, len(names), READ_AT_ONCE):
+                    some = names[begin : begin + READ_AT_ONCE]
+                    found = await asyncio.gather(*map(self._store.read, some))
+                    for name, stored in zip(some, found, strict=True):
+                        self._remember(name, stored)
             except InfinityMatrixError:
                 self._heard |= heard
                 raise
             return
         self.clock.learn(await self._store.now())
-        found = {stored.schedule.name: stored for stored in await self._store.all()}
-        for name in self._known.keys() - found.keys():
+        everything = {stored.schedule.name: stored for stored in await self._store.all()}
+        for name in self._known.keys() - everything.keys():
             self._remember(name, None)
-        for name, stored in found.items():
+        for name, stored in everything.items():
             self._remember(name, stored)
         self._read_all_at = self._loop.time() + READ_ALL_S
 
@@ -252,19 +257,19 @@ class Schedules:
             if action is Action.WAIT:
                 continue
             if action in (Action.CANCEL, Action.TERMINATE):
-                await stop_for(*self._place, schedule, tick, still_open, terminates=action is Action.TERMINATE)
+                await stop_for(*self._context, schedule, tick, still_open, terminates=action is Action.TERMINATE)
                 continue
-            is_skipped = await write_tick(*self._place, schedule, tick, definition, skips=action is Action.SKIP)
-            execution = None if is_skipped else execution_of(self._subjects, schedule.name, tick)
+            place = await write_tick(*self._context, schedule, tick, definition, skips=action is Action.SKIP)
+            execution = None if place.is_skipped else execution_of(self._subjects, schedule.name, tick)
             state = settle(schedule, state, tick, execution)
             log.info("schedule_fired", schedule=schedule.name, due=rfc3339(tick.due_at), execution=execution)
             if execution is not None:
-                # It may be one that was started, and has ended, before its starter could say so.
-                still_open |= await self._open([execution])
+                # One that was there already may have ended before its starter could say so.
+                still_open |= {execution} if place.is_new else await self._open([execution])
         return state
 
     async def _open(self, executions: Iterable[str]) -> set[str]:
-        return await open_executions(*self._place, self._reads, executions)
+        return await open_executions(*self._context, self._reads, executions)
 
     async def _definition(self, schedule: Schedule) -> tuple[str, bool]:
         """The hash of what is started, and whether the workflow is paused; raises UnknownWorkflow."""

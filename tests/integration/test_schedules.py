@@ -31,7 +31,7 @@ from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator.members import owner_of
 from infinity_matrix_coordinator.process import Coordinator
 from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
-from infinity_matrix_coordinator.schedule_ticks import execution_of, write_tick
+from infinity_matrix_coordinator.schedule_ticks import Place, execution_of, write_tick
 from infinity_matrix_coordinator.schedules import HELP_AFTER_S, Schedules
 from plain import connected
 
@@ -228,8 +228,8 @@ async def test_a_tick_that_was_skipped_is_not_started_by_who_lags(im: Client, ga
     schedule, tick = new_schedule("s", "w", cron="@daily"), Tick(1_700_000_000.0)
     digest = await im.operations.definition_of("w")
     place = (await im.operations.session(), im.operations.subjects, im.operations.installation.shards)
-    assert await write_tick(*place, schedule, tick, digest, skips=True)
-    assert await write_tick(*place, schedule, tick, digest, skips=False)
+    assert await write_tick(*place, schedule, tick, digest, skips=True) == Place(is_skipped=True, is_new=True)
+    assert await write_tick(*place, schedule, tick, digest, skips=False) == Place(is_skipped=True, is_new=False)
     gate.is_closed = False
     await im.execute("w", timeout=WAIT_S)
     assert gate.begun == 1
