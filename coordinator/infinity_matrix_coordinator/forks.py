@@ -49,14 +49,14 @@ class Changes:
     @classmethod
     def read(cls, value: Mapping[str, Any] | None) -> "Changes":
         """The changes that `{"input": .., "results": {..}, "config": {..}}` stands for; raises InvalidDefinition."""
-        value = value or {}
+        value = {} if value is None else value
         if not isinstance(value, Mapping):
             raise InvalidDefinition("it is no object", where="changes", hint="it has input, results and config")
         for key in value:
             if key not in ("input", "results", "config"):
                 hint = did_you_mean(str(key), ("input", "results", "config")) or "it has input, results and config"
                 raise InvalidDefinition(f"there is no {key!r}", where="changes", hint=hint)
-        results, config = value.get("results") or {}, value.get("config") or {}
+        results, config = ({} if value.get(key) is None else value[key] for key in ("results", "config"))
         if not isinstance(results, Mapping):
             raise InvalidDefinition("it is no object", where="changes.results", hint="results by task id")
         if not isinstance(config, Mapping) or not all(isinstance(keys, Mapping) for keys in config.values()):
