@@ -76,7 +76,7 @@ class Cancels:
         return reason
 
     def _cancel(self, delivery: Delivery, reason: str, grace_s: float) -> None:
-        delivery.is_cancelled = True
+        delivery.is_cancelled, delivery.cancel_reason = True, reason
         if delivery.work is not None:
             delivery.work.mark_cancelled(reason, grace_s)
         if self._drop(delivery, reason) or delivery.task is None or not self._interrupts:

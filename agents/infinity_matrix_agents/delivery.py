@@ -43,6 +43,7 @@ class Delivery:
     #: Said to have been begun again, beside the server's count of deliveries.
     is_marked: bool = False
     is_cancelled: bool = False
+    cancel_reason: str = ""
     #: Its handler was cancelled: once, because a second time would break off its cleaning up.
     is_interrupted: bool = False
     #: The handler gave a result.

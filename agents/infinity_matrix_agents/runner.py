@@ -314,7 +314,7 @@ class AgentRunner:
         assert function is not None
         try:
             if delivery.is_cancelled:
-                payload = outcomes.cancelled(work.cancel_reason, None, self.instance)
+                payload = outcomes.cancelled(delivery.cancel_reason, None, self.instance)
             else:
                 if delivery.may_have_references:
                     await self._payloads.resolve(work)
@@ -330,7 +330,7 @@ class AgentRunner:
                 payload = outcomes.failed(error, started_at, self.instance)
             elif delivery.is_cancelled and delivery in self._held:
                 task.uncancel()
-                payload = outcomes.cancelled(work.cancel_reason, started_at, self.instance)
+                payload = outcomes.cancelled(delivery.cancel_reason, started_at, self.instance)
             else:
                 raise
         except Exception as error:

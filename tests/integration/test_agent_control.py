@@ -9,7 +9,7 @@ from typing import Any
 
 import infinity_matrix
 import pytest
-from harness import World, until
+from harness import World, consumer_is_there, until
 from history import lines_of
 from infinity_matrix.agents import Agent, Work
 from infinity_matrix.client import Client
@@ -21,7 +21,7 @@ from infinity_matrix_agents.reports import PROGRESS_INTERVAL_S
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator.agent_pauses import pause_agent, resume_agent
-from plain import ask, connected
+from plain import ask, connected, one_work
 
 
 @pytest.fixture
@@ -407,3 +407,29 @@ async def test_a_pause_ends_by_itself_and_may_be_asked_for_with_json(im: Client)
 async def test_an_agent_that_nobody_names_cannot_be_paused(im: Client) -> None:
     with pytest.raises(UnknownAgent, match="there is no agent 'nobody'"):
         await pause(im, "nobody")
+
+
+async def test_work_that_is_cancelled_while_it_is_asked_about_says_why(world: World) -> None:
+    coordinator = await world.coordinator()
+    async with world.client() as client, connected(world.server.connect_url) as nats:
+        execution = await Workflow("in-doubt", tasks=[Task("only", "worker")], grace=20).start()
+        await consumer_is_there(nats, "worker")
+        message = await one_work(nats.jetstream(), "worker")
+        coordinator.kill()
+        await message.nak()
+        # Delivered a second time it may be done: the agent asks, and is told to stop before anybody answers.
+        await world.agent("worker")
+
+        async def has_it() -> bool:
+            return bool((await nats.jetstream().consumer_info("IM_WORK", "worker")).delivered.consumer_seq == 2)
+
+        await until(has_it, 10.0, "the second delivery")
+        await client.cancel(execution, "no longer wanted")
+        order = {"reason": "no longer wanted", "attempt": 1, "grace": 20.0}
+        await nats.publish(f"im.cancel.{execution}", json.dumps(order).encode())
+        await nats.flush()
+        await world.coordinator()
+        assert (await client.wait(execution, 10.0)).status == "cancelled"
+        error = (await client.get_status(execution)).tasks["only"].error
+    assert error == {"type": "cancelled", "message": "no longer wanted", "retryable": False}
+    assert lines_of(world.journal) == []
