@@ -1,7 +1,7 @@
 """The host of a workflow: the process whose functions answer what is to be done about a failure.
 
 The question comes as work for the agent `im-host-<definition>`, and the answer is its result; so a question waits for
-the host, goes to one of several, and is asked again when that one dies, as any work.
+the host, and of several hosts one is asked.
 """
 
 import asyncio
