@@ -17,7 +17,8 @@ RESOLVED_BYTES_MAX = 512 * 1024 * 1024
 
 def may_have_references(data: bytes) -> bool:
     """Whether there is any use in looking for references in what these bytes encode."""
-    return MARK in data
+    # One letter is found 20 times as fast as a word, and most payloads do not even have that.
+    return b"$" in data and MARK in data
 
 
 def has_references(value: Any) -> bool:

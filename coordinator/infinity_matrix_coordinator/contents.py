@@ -14,34 +14,48 @@ from typing import Any
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.fact import Fact, Outcome, Signal, Started
 from infinity_matrix_actors.plan import Plan
-from infinity_matrix_bus.artifacts import ArtifactStore, is_reference
+from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.log import get_logger
+from infinity_matrix_bus.references import has_references, resolved
 
 RETRY_DELAY_S = 0.5
 log = get_logger("infinity_matrix.coordinator")
 
 
-def reference_in(fact: Fact, plan: Plan | None) -> dict[str, Any] | None:
-    """The reference in a fact whose content decides something; without a plan any may."""
+def unread_in(fact: Fact, plan: Plan | None) -> Any:
+    """The value in a fact that decides something and has references; None for none. Without a plan any may decide."""
     match fact:
         case Outcome():
-            value, is_examined = fact.result, plan is None or plan.examines(fact.task)
+            value = fact.result
         case Started():
-            value, is_examined = fact.input, plan is None or plan.examines_input
+            value = fact.input
         case Signal():
-            value, is_examined = fact.data, plan is None or bool(plan.examined)
+            value = fact.data
         case _:
             return None
-    return value if type(value) is dict and is_examined and is_reference(value) else None
+    if type(value) is not dict and type(value) is not list:
+        return None
+    return value if (plan is None or _is_examined(fact, plan)) and has_references(value) else None
+
+
+def _is_examined(fact: Outcome | Started | Signal, plan: Plan) -> bool:
+    match fact:
+        case Outcome():
+            return plan.examines(fact.task)
+        case Started():
+            return plan.examines_input
+        case Signal():
+            return bool(plan.examined)
 
 
 async def with_content(fact: Fact, plan: Plan | None, store: ArtifactStore) -> Fact:
     """The fact with the content that decides something; raises ArtifactMissing, StorageUnavailable."""
-    reference = reference_in(fact, plan)
-    if reference is None:
+    value = unread_in(fact, plan)
+    if value is None:
         return fact
     assert isinstance(fact, Outcome | Started | Signal)
-    return replace(fact, content=await store.get_json(reference))
+    # Also where it stands deeper: the outputs of a child are a map of results.
+    return replace(fact, content=await resolved(value, store))
 
 
 @dataclass(slots=True)
@@ -79,7 +93,7 @@ class Contents:
             if waiting is not None:
                 waiting.facts.append((fact, sequence))
                 return True
-        if reference_in(fact, None) is None or reference_in(fact, self._plan_of(fact)) is None:
+        if unread_in(fact, self._plan_of(fact)) is None:
             return False
         self._waiting[fact.execution] = _Waiting(sequence, deque([(fact, sequence)]))
         self._wake.set()
