@@ -1,7 +1,9 @@
 """The history checker: it finds nothing in what was allowed, and names each rule by the log that breaks only it."""
 
+import ast
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,6 +18,7 @@ from infinity_matrix_actors.definition import (
 )
 from infinity_matrix_actors.fact import Command, CommandKind, Due, Fact, Finished, Outcome, Signal, Started, Taken
 from infinity_matrix_actors.fact import TaskError as Error
+from infinity_matrix_coordinator import verification
 from infinity_matrix_coordinator.verification import (
     INVARIANTS,
     AgentLine,
@@ -449,3 +452,14 @@ def test_who_asked_may_be_slow_to_begin() -> None:
     assert [found.invariant for found in verify(history)] == ["I3"]
     history.journal_skew_s = 6.0
     assert verify(history) == []
+
+
+def test_the_checker_is_pure_but_for_what_reads() -> None:
+    banned = {"asyncio", "nats", "socket", "time", "random", "subprocess", "threading", "logging", "os"}
+    modules = sorted(path for path in Path(verification.__file__).parent.glob("*.py") if path.name != "reading.py")
+    assert len(modules) > 8
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            assert not {name.split(".")[0] for name in names} & banned, f"{path.name} imports {names}"
