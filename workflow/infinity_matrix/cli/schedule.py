@@ -53,9 +53,9 @@ async def create(
     from infinity_matrix_actors.schedule import new_schedule
     from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
 
-    given = {"cron": cron, "run_at": at, "overlap": overlap, "start": start, "end": end, "limit": limit}
+    given: dict[str, Any] = {"cron": cron, "run_at": at, "overlap": overlap, "start": start, "end": end, "limit": limit}
     given |= {"catch_up": _duration(catch_up), "jitter": _duration(jitter), "input": read_json(input, "--input")}
-    chosen = {key: value for key, value in given.items() if value is not None}
+    chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     schedule = new_schedule(name, workflow, timezone=timezone, **chosen)
     async with connected(settings) as client:
         view = await ScheduleOperations(client.operations).create(schedule, is_paused=paused)
