@@ -13,6 +13,8 @@ from infinity_matrix_actors.errors import (
     UnknownExecution,
     UnknownWorkflow,
     Unreachable,
+    WorkflowPaused,
+    WrongState,
 )
 
 from infinity_matrix.local import connect, local
@@ -30,6 +32,8 @@ __all__ = [
     "UnknownExecution",
     "UnknownWorkflow",
     "Unreachable",
+    "WorkflowPaused",
+    "WrongState",
     "connect",
     "local",
 ]
