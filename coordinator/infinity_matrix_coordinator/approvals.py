@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from infinity_matrix_actors.errors import NotAnAssignee, PayloadTooLarge, UnknownTask, WrongState
+from infinity_matrix_actors.errors import NotAnAssignee, PayloadTooLarge, UnknownExecution, UnknownTask, WrongState
 from infinity_matrix_actors.fact import APPROVAL_SIGNAL
 from infinity_matrix_actors.task_actor import TaskActor
 from infinity_matrix_bus.artifacts import OFFLOAD_BYTES
@@ -65,13 +65,20 @@ class Approvals:
         # The oldest first: they wait longest.
         executions.reverse()
         for begin in range(0, len(executions), FOLDS_AT_ONCE):
-            folds = (self._operations.fold(execution) for execution in executions[begin : begin + FOLDS_AT_ONCE])
-            for actor in await asyncio.gather(*folds):
-                found.extend(pending_of(actor))
+            folds = (self._pending_of(execution) for execution in executions[begin : begin + FOLDS_AT_ONCE])
+            for pending in await asyncio.gather(*folds):
+                found.extend(pending)
             if len(found) >= limit:
                 break
         found.sort(key=lambda approval: approval.asked_at)
         return found[:limit]
+
+    async def _pending_of(self, execution: str) -> list[Approval]:
+        try:
+            return pending_of(await self._operations.fold(execution))
+        except UnknownExecution:
+            # It was listed, and has left the log since.
+            return []
 
     async def decide(
         self, execution: str, task: str | None, decision: str, *, by: str = "", comment: str = "", data: Any = None

@@ -127,6 +127,11 @@ async def test_a_retry_keeps_what_completed_and_runs_the_rest_again(im: Client, 
         assert (await im.get_status(execution)).tasks["b"].attempt == attempt
     assert result.status == "completed"
     assert desk.done == {"a": 1, "b": 3, "c": 1}
+    updates = [update async for update in im.stream_status(execution)]
+    assert [update.status for update in updates if update.task_id is None] == ["running", "failed"] * 2 + [
+        "running", "completed",
+    ]  # fmt: skip
+    assert [update.attempt for update in updates if (update.task_id, update.status) == ("b", "queued")] == [1, 2, 3]
     lineage = await im.lineage(execution)
     assert [(each.kind, each.reason) for each in lineage.reopened] == [("retry", "once more")] * 2
     with pytest.raises(WrongState, match=f"execution '{execution}' is completed: only one that failed"):
