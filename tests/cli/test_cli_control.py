@@ -165,3 +165,83 @@ def test_nothing_waits_for_a_decision(system: CommandLine) -> None:
     assert system("approvals", "approve", execution).code == 2
     assert "has no task 'first' for this" in system("approvals", "reject", execution, "first").err
     assert system("approvals", "approve", "nobody", "x").code == 4
+
+
+APPROVED = """
+name: approved
+version: "1"
+tasks:
+  - {id: first, agent: cli-worker}
+  - {id: ok, depends_on: [first], approval: {assignees: [ada, grace]}}
+  - {id: last, agent: cli-worker, depends_on: [ok]}
+"""
+
+
+def test_an_approval_is_listed_and_decided(system: CommandLine) -> None:
+    assert system("deploy", system.write("approved.yaml", APPROVED)).code == 0
+    approved, rejected = started(system, "approved"), started(system, "approved")
+    found = until(lambda: len(found := system("approvals", "--json").json) == 2 and found, "both wait")
+    assert {(each["execution_id"], each["task_id"]) for each in found} == {(approved, "ok"), (rejected, "ok")}
+    assert found[0]["asked_at"].endswith("Z")
+    assert found[0]["upstream"] == {"first": {"task": "first", "input": None}}
+    row = system("approvals", "ls", "--workflow", "approved").out.splitlines()[1]
+    assert row.startswith("approved") and "ada, grace" in row
+
+    answer = system("approvals", "approve", approved, "--by", "bob")
+    assert answer.code == 2 and "bob may not decide 'ok'; it is up to: ada, grace" in answer.err
+    answer = system("approvals", "approve", approved, "ok", "--by", "ada", "--comment", "fine", "--data", "[1]")
+    assert answer.out == "approved by ada\n"
+    assert system("watch", approved).code == 0
+    decision = {"decision": "approved", "by": "ada", "comment": "fine", "data": [1]}
+    assert system("status", approved, "--json").json["tasks"]["ok"]["result"] == decision
+    assert system("approvals", "reject", rejected, "--by", "grace", "--json").json["decision"] == "reject"
+    assert system("watch", rejected).code == 1
+
+
+def test_an_execution_is_held_and_let_go_on(system: CommandLine) -> None:
+    execution = started(system, deployed(system, "holdable"))
+    answer = system("pause", execution, "--reason", "lunch")
+    assert answer.out == f"asked {execution} to hold; 'imx resume {execution}' lets it go on\n"
+    until(lambda: state(system, execution) == "paused", "it is held")
+    assert ids(system, "--workflow", "holdable", "--state", "paused") == {execution}
+    assert system("signal", execution, "go").code == 0
+    assert "gave resume to 1 execution" in system("resume", "--workflow", "holdable").err
+    assert system("watch", execution).code == 0
+
+
+def test_a_failed_execution_is_retried_and_forked_from_where_it_was(system: CommandLine) -> None:
+    system("deploy", "flows:failing")
+    execution = started(system, "failing", "--input", '{"n": 1}')
+    assert system("watch", execution).code == 1
+    assert system("retry", execution, "--reason", "again").out.startswith(f"reopened {execution}")
+    assert system("watch", execution).code == 1
+    assert state(system, execution) == "failed"
+    assert system("status", execution).out.splitlines()[0].startswith("retry at ")
+
+    arguments = ("--set", "config.only.fails=false", "--set", "input.n=2", "--set", "input.who=ada")
+    forked = system("fork", execution, "--from", "only", *arguments)
+    assert forked.out == f"{execution}-f1\n"
+    assert system("watch", f"{execution}-f1").code == 0
+    record = system("status", f"{execution}-f1", "--json").json
+    assert record["tasks"]["only"]["result"] == {"task": "only", "input": {"n": 2, "who": "ada"}}
+    assert (record["lineage"]["fork_of"], record["lineage"]["from_task"]) == (execution, "only")
+    assert f"forks: {execution}-f1" in system("status", execution).out
+    assert f"forked from {execution}, from only on" in system("status", f"{execution}-f1").out
+
+
+def test_a_result_is_edited_where_a_fork_begins_after_it(system: CommandLine) -> None:
+    execution = started(system, "pair", "--input", "1")
+    assert system("watch", execution).code == 0
+    fork = ("fork", execution, "--from", "second")
+    forked = system(*fork, "--set", "results.first.task=edited", "--input", "2", "--id", "edited", "--json").json
+    assert forked == {"execution_id": "edited", "fork_of": execution, "from_task": "second"}
+    assert system("watch", "edited").code == 0
+    tasks = system("status", "edited", "--json").json["tasks"]
+    assert tasks["first"]["result"] == {"task": "edited", "input": 1}
+    assert tasks["second"]["result"] == {"task": "second", "input": 2}
+    for change in ("first=1", "results=1", "config.second=1", "input=1", "results..x=1", "results.first"):
+        answer = system(*fork, "--set", change)
+        assert answer.code == 2 and "cannot be read" in answer.err, change
+    answer = system(*fork, "--set", "results.first.task.deeper=1")
+    assert answer.code == 2 and "what it is part of is no object" in answer.err
+    assert system("fork", execution, "--from", "third").code == 4
