@@ -22,6 +22,9 @@ class Surroundings(Protocol):
     def forgot_count(self) -> None:
         """A message that was delivered before came as if for the first time."""
 
+    def held_until_ns(self, stream: str) -> int:
+        """Until when consumers of a stream deliver nothing: a fault."""
+
 
 @dataclass(slots=True, eq=False)
 class Pull:
@@ -61,6 +64,7 @@ class Consumer:
         self.pulls: deque[Pull] = deque()
         self.active_ns = server.now_ns()
         self._timer: Handle | None = None
+        self._is_held = False
         self.configure(config)
         policy = config.get("deliver_policy", "all")
         if policy == "by_start_sequence":
@@ -112,6 +116,12 @@ class Consumer:
 
     def signal(self) -> None:
         """Delivers what there is to who waits."""
+        held_ns = self._server.held_until_ns(self.stream.name)
+        if held_ns > self._server.now_ns():
+            if not self._is_held:
+                self._is_held = True
+                self._server.at(held_ns, self._release)
+            return
         while self.pulls:
             pull = self.pulls[0]
             if not self._server.is_heard(pull.inbox):
@@ -127,6 +137,10 @@ class Consumer:
                 self.pulls.remove(pull)
                 pull.is_over = True
             self._deliver(pull, message)
+
+    def _release(self) -> None:
+        self._is_held = False
+        self.signal()
 
     def _next(self) -> Message | None:
         while self.again:

@@ -12,7 +12,8 @@ FUSE_MAX = 400
 KINDS = (
     *("coordinator killed", "agent killed", "coordinator stopped", "agent stopped", "server killed"),
     *("connection broken", "connection silent", "connection slow", "PubAcks lost", "lost PubAck"),
-    *("acks lost", "lost ack", "reads lag", "lagging read", "redelivered early", "redelivered, count forgotten"),
+    *("acks lost", "lost ack", "reads lag", "lagging read", "log lags", "redelivered early"),
+    "redelivered, count forgotten",
     *("forgotten ack", "forgotten Msg-Id", "lost derived message", "pulls forgotten", "consumer deleted"),
     *("work purged", "work stream lost", "status stream lost", "work stream full", "log full", "garbage in the log"),
     *("agent that never asks", "acked too early", "agent dies of its work", "two owners at once", "clock off"),
@@ -46,6 +47,7 @@ class Disorder:
             "PubAcks lost": (2, lambda: self._for_a_while("lost_replies", self._random.choice((0.05, 0.3, 0.8)))),
             "acks lost": (2, lambda: self._for_a_while("lost_acks", self._random.choice((0.1, 0.5, 1.0)))),
             "reads lag": (2, lambda: self._for_a_while("read_lag_ns", self._random.choice((1e7, 2e8, 2e9)))),
+            "log lags": (4, self._hold),
             "redelivered early": (3, self._redeliver),
             "pulls forgotten": (1, self._forget_pulls),
             "work purged": (2, lambda: self._lose("work purged", "IM_WORK", entirely=False)),
@@ -159,6 +161,17 @@ class Disorder:
         self._count(kind)
         self._world.streams.lose(stream, entirely=entirely)
 
+    def _hold(self) -> None:
+        """Readers of the log are behind, while all else is answered at once."""
+        streams = self._world.streams
+        for_s = self._random.choice((0.05, 0.5, 3.0, 6.0, 35.0))
+        if self._random.random() < 0.03:
+            for_s = 140.0
+        for name in streams.streams:
+            if name.startswith("IM_FACTS_"):
+                self._count("log lags")
+                streams.faults.held_until_ns[name] = streams.now_ns() + round(for_s * 1e9)
+
     def _redeliver(self) -> None:
         for consumer in self._world.streams.consumers.values():
             for sequence in list(consumer.pending):
@@ -204,6 +217,7 @@ class Disorder:
         faults = self._world.faults
         faults.lost_replies = faults.lost_acks = 0.0
         faults.read_lag_ns = 0
+        faults.held_until_ns.clear()
         for stream in self._world.streams.streams.values():
             stream.is_full = False
         self._world.server_fuse = 0

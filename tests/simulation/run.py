@@ -98,7 +98,7 @@ class Run:
         for role, process in list(self.alive.items()):
             if not process.is_alive:
                 del self.alive[role]
-                delay_s = self.random.choice((0.0, 0.5, 3.0))
+                delay_s = self.random.choice((0.0, 0.5, 3.0, 12.0))
                 self.world.loop.post(self.world.server_process, self.world.loop.now + delay_s, self._start, role)
         self.world.loop.post(self.world.server_process, self.world.loop.now + RESTART_CHECK_S, self._look_after)
 
@@ -153,7 +153,7 @@ def _run(run: Run, report: Report, faults: int | None) -> None:
     definitions = [random_workflow(random, number, plain=run.has_plain) for number in range(2)]
     try:
         run.begin()
-        client = Client(world, definitions, executions, CHAOS_S * 0.7)
+        client = Client(world, definitions, executions, random.choice((0.5, 5.0, CHAOS_S * 0.7)))
         disorder = Disorder(world, run.coordinators, run.agents)
         if faults is None:
             faults = random.choice((1, 3, 6, 10))
