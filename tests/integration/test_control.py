@@ -8,7 +8,7 @@ from typing import Any
 
 import infinity_matrix
 import pytest
-from harness import until
+from harness import World, until
 from infinity_matrix import InvalidDefinition, UnknownExecution
 from infinity_matrix.agents import Agent, Failure, Work
 from infinity_matrix.client import Client
@@ -25,6 +25,7 @@ class Desk:
         self.failing: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.told = asyncio.Event()
         self.agent = Agent("desk", concurrency=64)
         self.agent.handler(self.handle)
 
@@ -34,6 +35,11 @@ class Desk:
             raise Failure("refused", f"{work.task} was refused", retryable=False)
         if work.config.get("waits"):
             await self.gate.wait()
+        while work.config.get("is_stubborn"):
+            # One that looks at `cancelled` has the whole grace; this one never ends by itself.
+            if work.cancelled:
+                self.told.set()
+            await asyncio.sleep(0.01)
         return {"task": work.task, "input": work.input, "upstream": work.upstream, "config": work.config}
 
 
@@ -101,15 +107,14 @@ async def test_a_paused_execution_can_be_cancelled(im: Client) -> None:
 
 
 async def test_a_cancel_has_its_own_grace_in_place_of_the_workflow_s(im: Client, desk: Desk) -> None:
-    workflow = Workflow("patient", grace="10m", tasks=[Task("only", "nobody", config={})])
-    slow = chain("slow", "wait", grace="10m")
-    desk.gate.clear()
-    execution = await slow.start()
-    await became(im, execution, "wait", "running")
+    workflow = Workflow("patient", grace="10m", tasks=[Task("only", "desk", config={"is_stubborn": True})])
+    execution = await workflow.start()
+    await became(im, execution, "only", "running")
     began = time.monotonic()
-    await slow.cancel(execution, grace=0)
-    assert (await slow.wait(execution, timeout=10)).status == "cancelled"
-    assert time.monotonic() - began < 5
+    await workflow.cancel(execution, grace=1)
+    assert (await workflow.wait(execution, timeout=10)).status == "cancelled"
+    assert time.monotonic() - began < 8
+    assert desk.told.is_set()
     for grace in (-1, "soon", float("nan"), "400d"):
         with pytest.raises(InvalidDefinition, match="grace"):
             await workflow.cancel(execution, grace=grace)
@@ -138,6 +143,27 @@ async def test_a_retry_keeps_what_completed_and_runs_the_rest_again(im: Client, 
         await workflow.retry(execution)
     with pytest.raises(UnknownExecution):
         await workflow.retry("never")
+
+
+async def test_a_retry_waits_for_the_end_to_be_written_so_that_it_comes_after_it(world: World) -> None:
+    coordinator = await world.coordinator()
+    await world.agent("worker")
+    workflow = Workflow("unfinished", tasks=[Task("only", "worker", config={"seconds": 1.0, "failures": 1})])
+    async with world.client() as client:
+        execution = await workflow.start()
+        await until(lambda: world.journal.exists() and bool(world.journal.read_text()), 10.0)
+        coordinator.kill()
+        # Nobody is there to write its end, but whoever folds the log knows how it ended.
+        await became(client, execution, None, "failed")
+        retrying = asyncio.create_task(workflow.retry(execution))
+        done, _ = await asyncio.wait([retrying], timeout=0.5)
+        assert not done
+        await world.coordinator(owns_all=True)
+        await retrying
+        assert (await workflow.wait(execution, timeout=20)).status == "completed"
+        history = await client.operations.facts_of(execution)
+        kinds = [type(fact).__name__ for _, fact in history]
+        assert kinds.index("Finished") < kinds.index("Command")
 
 
 async def test_what_was_cancelled_can_be_taken_up_again(im: Client, desk: Desk) -> None:
