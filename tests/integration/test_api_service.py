@@ -115,8 +115,9 @@ async def test_what_is_no_json_object_is_answered_too(plain: Nats, payload: byte
 
 
 async def test_an_answer_above_the_limit_is_an_error_and_not_silence(plain: Nats) -> None:
-    half = "x" * (300 * 1024)
-    tasks = [{"id": name, "agent": "echo", "config": {"result": half}} for name in ("a", "b")]
+    # Each small enough to stand in its fact, and not in the object store.
+    part = "x" * (200 * 1024)
+    tasks = [{"id": name, "agent": "echo", "config": {"result": part}} for name in ("a", "b", "c")]
     await ask(plain, "deploy", name="large", tasks=tasks)
     execution = (await ask(plain, "start", workflow="large"))["ok"]["execution"]
 
