@@ -130,6 +130,11 @@ class PublishDeadline:
 
     n: int = 1
 
+    @property
+    def id(self) -> str:
+        """The command's id: one for each time it was begun, so that a late one does not end the next."""
+        return "timeout" if self.n == 1 else f"timeout-{self.n}"
+
 
 @dataclass(frozen=True, slots=True)
 class PublishFinished:

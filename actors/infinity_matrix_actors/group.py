@@ -1,5 +1,6 @@
 """The instances of one task: a map has one an item, a loop one after another. Only counting; nothing begins here."""
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ class Group:
     failures: int = 0
     #: Of a loop: it goes on no more.
     is_done: bool = False
+    #: An instance was cancelled: its result is not missing by intent, so there is none of all.
+    is_cancelled: bool = False
 
     @property
     def size(self) -> int:
@@ -55,6 +58,7 @@ class Group:
         self.states[index] = state
         self.attempts[index] = attempt
         self.results[index] = result
+        self.is_cancelled |= state is TaskState.CANCELLED
         if state is TaskState.FAILED:
             self.failures += 1
             assert error is not None
@@ -64,7 +68,9 @@ class Group:
 
     def tolerates(self, definition: MapDefinition) -> bool:
         """Whether no more instances failed than may."""
-        return self.failures <= max(definition.tolerated, int(definition.tolerated_percent * self.size / 100))
+        # Rounded first: 32.3 % of 1,000 are 323, though the product is a little less.
+        share = int(round(definition.tolerated_percent * self.size / 100, 6))
+        return self.failures <= max(definition.tolerated, share)
 
     def has_more(self, definition: MapDefinition) -> bool:
         """Whether another instance is to begin now."""
@@ -82,7 +88,7 @@ class Group:
         message = f"{self.failures} of {self.size} instances failed; {self.first_error}"
         return None, TaskError(ErrorType.TOO_MANY_FAILURES, message[:4096], retryable=False)
 
-    def reopen(self, undone: set[int]) -> None:
+    def reopen(self, undone: Set[int]) -> None:
         """Everything that did not complete, and what was undone, is to run again."""
         again = {index for index, state in self.states.items() if state is not TaskState.COMPLETED} | undone
         again |= self.running
@@ -91,7 +97,7 @@ class Group:
             self.results.pop(index, None)
             self.states.pop(index, None)
         self.again = sorted(again, reverse=True)
-        self.failures, self.first_error, self.is_done = 0, "", False
+        self._forget_end()
 
     def restart(self) -> None:
         """Everything is to run again, over items that are found anew; only the attempts go on counting."""
@@ -99,7 +105,11 @@ class Group:
         self.running.clear()
         self.results.clear()
         self.states.clear()
-        self.failures, self.first_error, self.is_done = 0, "", False
+        self._forget_end()
+
+    def _forget_end(self) -> None:
+        self.failures, self.first_error = 0, ""
+        self.is_done = self.is_cancelled = False
 
     def counts(self) -> dict[str, int]:
         """How many instances there are, by state; `total` is of a map, or of a loop so far."""
@@ -121,4 +131,5 @@ class Group:
             "failures": self.failures,
             "first_error": self.first_error,
             "is_done": self.is_done,
+            "is_cancelled": self.is_cancelled,
         }

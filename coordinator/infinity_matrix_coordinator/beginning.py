@@ -25,7 +25,7 @@ from infinity_matrix_actors.state import ExecutionState, TaskState
 from infinity_matrix_actors.task_actor import TaskActor
 
 from infinity_matrix_coordinator.deadlines import QUIET_ASK_S, attempt_deadline
-from infinity_matrix_coordinator.execution import Execution
+from infinity_matrix_coordinator.execution import SLOT, Execution
 
 ABANDONED = TaskError(ErrorType.CANCELLED, "the child goes on without its parent", retryable=False)
 
@@ -38,6 +38,8 @@ def stop(execution: Execution, to: ExecutionState, error: dict[str, Any], at: fl
     execution.stopped_by = to
     execution.error = error
     execution.held.clear()
+    # What winds it up needs no slot: waiting for one it would hold up its own compensations.
+    execution.holds.discard(SLOT)
     if execution.open:
         effects.append(TellAgents(None, execution.stop_reason))
         effects.extend(stop_children(execution))
@@ -113,25 +115,34 @@ def begin(execution: Execution, name: str, actor: TaskActor, at: float, effects:
         return False
     if node.is_group:
         return _begin_group(execution, name, actor, at, effects)
+    problem = prepare(execution, actor)
+    if problem is not None:
+        return _fail(execution, name, actor, problem, at, effects)
+    if node.definition.is_waiting:
+        return _begin_waiting(execution, name, actor, at, effects)
+    dispatch(execution, name, actor, at, effects)
+    return False
+
+
+def prepare(execution: Execution, actor: TaskActor) -> TaskError | None:
+    """Fills in the config and the child's input of a task that is to begin; answers why that cannot be."""
+    node = actor.node
+    definition = node.definition
     try:
         if node.config is not None:
             actor.config = _fill(execution, actor, node.config)
         if node.input is not None:
             actor.input = _fill(execution, actor, node.input)
-        elif node.definition.child is not None:
-            actor.input = node.definition.child.input
+        elif definition.child is not None:
+            actor.input = definition.child.input
     except ConditionError as problem:
-        return _fail(execution, name, actor, TaskError(ErrorType.EXPRESSION, problem.reason, False), at, effects)
-    definition = node.definition
+        return TaskError(ErrorType.EXPRESSION, problem.reason, retryable=False)
     if definition.config_schema is not None and node.config is not None:
         wrong = problem_of(definition.config_schema, actor.config)
         if wrong is not None:
-            error = TaskError(ErrorType.INVALID_CONFIG, f"config is not as its schema says: {wrong}", False)
-            return _fail(execution, name, actor, error, at, effects)
-    if definition.is_waiting:
-        return _begin_waiting(execution, name, actor, at, effects)
-    dispatch(execution, name, actor, at, effects)
-    return False
+            message = f"config is not as its schema says: {wrong}"
+            return TaskError(ErrorType.INVALID_CONFIG, message, retryable=False)
+    return None
 
 
 def feed(execution: Execution, name: str, actor: TaskActor, at: float, effects: list[Effect]) -> bool:
@@ -152,12 +163,17 @@ def feed(execution: Execution, name: str, actor: TaskActor, at: float, effects: 
         instance = _instance(execution, actor, member, index)
         if begin(execution, member, instance, at, effects):
             hear(execution, member, instance)
+    if group.is_cancelled:
+        return not group.running and mark(execution, name, actor, TaskState.CANCELLED, at, effects)
     if definition.map is not None and group.items is not None:
         if not group.is_over(definition.map):
             return False
         actor.result, actor.error = group.outcome(definition.map)
     elif not group.is_done:
         return False
+    elif group.states.get(group.next - 1) is TaskState.SKIPPED:
+        # `on_task_failure` passed over the iteration: there is neither a result nor a failure.
+        return mark(execution, name, actor, TaskState.SKIPPED, at, effects)
     return mark(
         execution, name, actor, TaskState.FAILED if actor.error is not None else TaskState.COMPLETED, at, effects
     )
@@ -248,7 +264,10 @@ def _instance(execution: Execution, actor: TaskActor, member: str, index: int) -
     assert actor.group is not None
     instance = execution.tasks[member] = TaskActor(actor.node.instance)
     instance.member_of = (member.rpartition("~")[0], index)
-    instance.attempt = instance.base = actor.group.attempts.get(index, 0)
+    known = actor.group.attempts.get(index)
+    if known is not None:
+        # It ran before. A wait has no attempt, but its next `due` needs a number of its own.
+        instance.attempt = instance.base = known + instance.node.definition.is_waiting
     return instance
 
 

@@ -122,7 +122,7 @@ def _apply_to_execution(execution: Execution, actions: Actions, at: float, effec
             case "retry":
                 failed = execution.failed_tasks()
                 tries = _attempts(action)
-                if failed and all(0 < execution.tasks[name].attempt < tries for name in failed):
+                if failed and all(0 < _tried(execution, name) < tries for name in failed):
                     reopen(execution, set(), at, effects)
                     return False
             case "skip":
@@ -133,6 +133,15 @@ def _apply_to_execution(execution: Execution, actions: Actions, at: float, effec
             case "fail" | "compensate":
                 break
     return True
+
+
+def _tried(execution: Execution, name: str) -> int:
+    """The attempts of a failed task; of one with instances those of the failed one that was tried most."""
+    actor = execution.tasks[name]
+    if actor.group is None:
+        return actor.attempt
+    members = (f"{name}~{index}" for index, state in actor.group.states.items() if state is TaskState.FAILED)
+    return max((_tried(execution, member) for member in members), default=0)
 
 
 def _attempts(action: dict[str, Any]) -> int:

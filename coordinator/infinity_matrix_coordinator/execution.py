@@ -44,6 +44,7 @@ class Execution:
         "notices",
         "open",
         "plan",
+        "runs",
         "saga",
         "sequence",
         "settled",
@@ -66,8 +67,9 @@ class Execution:
         #: As it travels, and as expressions see it.
         self.input = started.input
         self.content = started.input if started.content is None else started.content
-        #: Since when its own timeout counts: its start, or when it was reopened.
+        #: Since when its own timeout counts: its start, or when it was reopened; and how often that was.
         self.begun_at = started.at
+        self.runs = 1
         #: Running until the fact that decides otherwise; what that fact decided is final until a command reopens it.
         self.state = ExecutionState.RUNNING
         self.tasks: dict[str, TaskActor] = {}
@@ -106,6 +108,16 @@ class Execution:
     def is_decided(self) -> bool:
         return self.decided_at is not None
 
+    @property
+    def is_complete(self) -> bool:
+        """Its work is done, whatever notification is on its way: no cancel and no timeout undoes it any more."""
+        return self.stopped_at is None and self.settled == len(self.plan.nodes)
+
+    @property
+    def is_asking(self) -> bool:
+        """All its tasks have ended, and it waits for the answer to `on_error`, for which there is a time of its own."""
+        return None in self.calls.values()
+
     def task(self, task: str) -> TaskActor:
         """The actor of a task; it exists from the first time it is spoken to."""
         actor = self.tasks.get(task)
@@ -122,6 +134,7 @@ class Execution:
         return (
             self.stopped_at is not None
             and self.saga is None
+            and not self.is_asking
             and actor.is_open
             and actor.taken_at is None
             and task in self.open
@@ -143,7 +156,7 @@ class Execution:
 
     def deadline(self) -> float | None:
         """When the execution's own timer is due: its timeout, or the end of the grace once it is stopped."""
-        if self.is_decided or self.saga is not None:
+        if self.is_decided or self.saga is not None or self.is_asking or self.is_complete:
             return None
         definition = self.plan.definition
         if self.stopped_at is not None:
@@ -197,6 +210,7 @@ class Execution:
             "notices": sorted(self.notices),
             "is_error_answered": self.is_error_answered,
             "begun_at": self.begun_at,
+            "runs": self.runs,
             "stopped_at": self.stopped_at,
             "stopped_by": self.stopped_by,
             "grace": self.grace,

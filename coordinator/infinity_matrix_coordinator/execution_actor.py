@@ -54,7 +54,7 @@ from infinity_matrix_coordinator.execution import PAUSED, SLOT, Execution
 from infinity_matrix_coordinator.reopening import reopen
 from infinity_matrix_coordinator.routing import begin_ready, settle, take_up
 from infinity_matrix_coordinator.stopping import NOT_BEGUN, conclude, go_on_with_saga
-from infinity_matrix_coordinator.waiting import end_waiting, signalled
+from infinity_matrix_coordinator.waiting import end_waiting, keep_signal, signalled
 
 GRACE_OVER = TaskError(ErrorType.CANCELLED, "stopped, and the agent gave no outcome within the grace", retryable=False)
 
@@ -94,7 +94,8 @@ class ExecutionActor(Execution):
         """All effects the state asks for that no fact has answered yet; what a new owner begins with."""
         if self.finished is not None:
             return []
-        effects: list[Effect] = [PurgeWork(name, actor.closed) for name, actor in self.tasks.items() if actor.closed]
+        ended = [self._ended(name, actor) for name, actor in self.tasks.items() if actor.closed]
+        effects: list[Effect] = [effect for effect in ended if effect is not None]
         if self.is_decided:
             return [*effects, self.finish_effect()]
         if SLOT in self.holds and self.slot_key is not None and self.plan.definition.slots is not None:
@@ -108,7 +109,7 @@ class ExecutionActor(Execution):
                 else:
                     effects.append(StartChild(name, actor.attempt, actor.dispatched_at))
             arm(name, actor, effects)
-        if self.stopped_at is not None and self.saga is None:
+        if self.stopped_at is not None and self.saga is None and not self.is_asking:
             effects.append(TellAgents(None, self.stop_reason))
             effects.extend(stop_children(self))
         arm_execution(self, effects)
@@ -124,7 +125,7 @@ class ExecutionActor(Execution):
         if now < at:
             return [Arm(None, at)]
         if self.stopped_at is None:
-            return [PublishDeadline(self.finishes + 1), Arm(None, now + CLOSE_AGAIN_S)]
+            return [PublishDeadline(self.runs), Arm(None, now + CLOSE_AGAIN_S)]
         closings: list[Effect] = [
             CloseAttempt(name, self.tasks[name].attempt, GRACE_OVER)
             for name in sorted(self.open)
@@ -272,13 +273,23 @@ class ExecutionActor(Execution):
         actor.closed = fact.attempt
         actor.closed_at = fact.at
         actor.is_released = False
-        reason = str(fact.error.type) if fact.error is not None else ""
+        ended = self._ended(name, actor)
+        if ended is not None:
+            effects.append(ended)
+        if actor.node.definition.child is None:
+            reason = str(fact.error.type) if fact.error is not None else ""
+            effects.append(TellAgents(name, reason, fact.attempt))
+
+    def _ended(self, name: str, actor: TaskActor) -> PurgeWork | CancelChild | None:
+        """What sees to it that an attempt that was closed is not done any more; None of a child that may go on."""
         child = actor.node.definition.child
         if child is None:
-            effects.append(PurgeWork(name, fact.attempt))
-            effects.append(TellAgents(name, reason, fact.attempt))
-        elif child.close is ClosePolicy.CANCEL or self.stopped_at is None:
-            effects.append(CancelChild(name, fact.attempt, reason))
+            return PurgeWork(name, actor.closed)
+        assert actor.closed_at is not None
+        was_stopped = self.stopped_at is not None and actor.closed_at >= self.stopped_at
+        if child.close is ClosePolicy.ABANDON and was_stopped:
+            return None
+        return CancelChild(name, actor.closed, "its parent waits for it no more")
 
     def _due(self, fact: Due) -> list[Effect]:
         actor = self.tasks.get(fact.task)
@@ -296,8 +307,11 @@ class ExecutionActor(Execution):
             end_waiting(self, fact.task, actor, fact.at, effects)
             conclude(self, fact.at, effects)
             return effects
-        if self.saga is not None:
-            self.saga.begin(fact.task)
+        if self.saga is not None and fact.task not in self.saga.running:
+            # The lease of what it undoes is over.
+            self.saga.leased_until.pop(fact.task, None)
+            go_on_with_saga(self, fact.at, effects)
+            return effects
         dispatch(self, fact.task, actor, fact.at, effects)
         return effects
 
@@ -314,7 +328,7 @@ class ExecutionActor(Execution):
                 is_taken = self._resume(fact.at, effects)
             case CommandKind.CANCEL:
                 # A cancel that comes while a failure is being wound up changes nothing: the failure came first.
-                is_taken = self.stopped_at is None and not self.is_decided
+                is_taken = self.stopped_at is None and not self.is_decided and not self.is_complete
                 if is_taken:
                     self.grace = fact.grace
                     self.holds.clear()
@@ -322,7 +336,8 @@ class ExecutionActor(Execution):
                     stop(self, ExecutionState.CANCELLED, error, fact.at, effects)
             case CommandKind.DEADLINE:
                 timeout_s = self.plan.definition.timeout
-                is_taken = self.stopped_at is None and not self.is_decided and timeout_s is not None
+                is_its_own = fact.id == PublishDeadline(self.runs).id
+                is_taken = is_its_own and self.stopped_at is None and self.deadline() is not None
                 if is_taken:
                     message = f"the workflow took longer than its timeout of {timeout_s:g} s"
                     error = {"type": str(ErrorType.TIMED_OUT), "message": message}
@@ -350,7 +365,7 @@ class ExecutionActor(Execution):
         if self.finished is None or self.saga is None or not self.saga.failed:
             return False
         self.finished = self.decided_at = None
-        self.state = ExecutionState.COMPENSATING
+        self.state = ExecutionState.PAUSED if PAUSED in self.holds else ExecutionState.COMPENSATING
         for undo in self.saga.reopen():
             self.tasks[undo].reset()
         effects.append(PublishStatus(None, self.state, 0, at, self.error))
@@ -386,7 +401,9 @@ class ExecutionActor(Execution):
             return self._released(fact)
         is_taken = not self.is_decided and self.stopped_at is None
         if is_taken and fact.name == SLOT_SIGNAL:
-            is_taken = SLOT in self.holds
+            # Not one that was asked for earlier and given back.
+            data = fact.data if isinstance(fact.data, dict) else {}
+            is_taken = SLOT in self.holds and data.get("n") == self.finishes + 1
             if is_taken:
                 self.holds.discard(SLOT)
                 if self.tasks:
@@ -395,6 +412,8 @@ class ExecutionActor(Execution):
                     self._begin(fact.at, effects)
         elif is_taken and (not fact.name.startswith(RESERVED) or fact.name == APPROVAL_SIGNAL):
             is_taken = signalled(self, fact, effects)
+        elif not fact.name.startswith(RESERVED) and keep_signal(self, fact):
+            return []
         else:
             is_taken = False
         if not is_taken:

@@ -177,9 +177,8 @@ class Performer:
                 grace_s = 0.0 if task is not None else execution.grace_s
                 order = encode({"reason": reason, "attempt": attempt, "grace": grace_s})
                 self.session.publish(self.subjects.cancel(execution.id, task), order)
-            case PublishDeadline(n):
-                id = "timeout" if n == 1 else f"timeout-{n}"
-                subject = self.subjects.command(self.shard, execution.id, str(CommandKind.DEADLINE), id)
+            case PublishDeadline():
+                subject = self.subjects.command(self.shard, execution.id, str(CommandKind.DEADLINE), effect.id)
                 self.outbox.post(subject, command_payload(CommandKind.DEADLINE), _ignore)
             case _:
                 assert_never(effect)

@@ -6,6 +6,7 @@ What was undone meanwhile must run again too, and so must everything after it.
 from collections.abc import Set
 
 from infinity_matrix_actors.effect import Effect, PublishStatus
+from infinity_matrix_actors.group import Group
 from infinity_matrix_actors.state import ExecutionState, TaskState
 from infinity_matrix_actors.task_actor import TaskActor
 
@@ -15,27 +16,36 @@ from infinity_matrix_coordinator.routing import take_up
 
 
 def reopen(execution: Execution, skipped: Set[str], at: float, effects: list[Effect]) -> None:
-    """Runs what failed or was cancelled once more, with the `skipped` among it counted as skipped."""
+    """Runs what did not complete once more, with the `skipped` among it counted as skipped."""
     undone = set(execution.compensated)
     execution.saga = None
     execution.stopped_at = execution.stopped_by = execution.decided_at = execution.finished = None
     execution.error = execution.grace = None
     execution.is_error_answered = False
     execution.begun_at = at
+    execution.runs += 1
     execution.held.clear()
     execution.state = ExecutionState.PAUSED if PAUSED in execution.holds else ExecutionState.RUNNING
     effects.append(PublishStatus(None, execution.state, 0, at))
     again = _again(execution, undone) - skipped
+    nodes = execution.plan.nodes
+    changed = {name for name in again if not again.isdisjoint(nodes[name].definition.depends_on)}
+    members_undone = _members(undone)
     for name, actor in list(execution.tasks.items()):
+        base = name.split("~", 1)[0]
         if name in skipped:
             actor.state = TaskState.SKIPPED
             effects.append(PublishStatus(name, actor.state, actor.attempt, at))
-            continue
-        if actor.group is not None and name.split("~", 1)[0] in again:
-            _reopen_group(name, actor, undone)
-        if name in again or execution.is_undoing(name) or (actor.member_of is not None and not actor.is_settled):
+        elif base in again:
+            members = members_undone.get(name, set())
+            if actor.group is not None:
+                _reopen_group(actor, actor.group, members, is_changed=base in changed)
+            is_kept = actor.state is TaskState.COMPLETED and not members and name not in undone
+            if name == base or base in changed or not is_kept:
+                actor.reset()
+        elif execution.is_undoing(name):
             actor.reset()
-    execution.settled = sum(execution.is_settled(name) for name in execution.plan.nodes)
+    execution.settled = sum(execution.is_settled(name) for name in nodes)
     take_up(execution, at, effects)
     arm_execution(execution, effects)
 
@@ -45,14 +55,7 @@ def _again(execution: Execution, undone: Set[str]) -> set[str]:
     plan = execution.plan
     bases = {name.split("~", 1)[0] for name in undone}
     stack = [
-        name
-        for name, actor in execution.tasks.items()
-        if name in plan.nodes
-        and (
-            name in bases
-            or actor.state is TaskState.CANCELLED
-            or (actor.state is TaskState.FAILED and not plan.nodes[name].failure_is_handled)
-        )
+        name for name in plan.nodes if name in execution.tasks and (name in bases or _is_unfinished(execution, name))
     ]
     again: set[str] = set()
     while stack:
@@ -63,18 +66,32 @@ def _again(execution: Execution, undone: Set[str]) -> set[str]:
     return again
 
 
-def _reopen_group(name: str, actor: TaskActor, undone: Set[str]) -> None:
-    """Takes a map up where it failed; begins again what had completed, because what comes before it has changed."""
-    assert actor.group is not None
-    members = _undone_members(name, undone)
-    is_loop = actor.group.items is None
-    if actor.state is TaskState.COMPLETED or (is_loop and members):
-        actor.group.restart()
-    else:
-        actor.group.reopen(members)
+def _is_unfinished(execution: Execution, name: str) -> bool:
+    """Whether a task was begun and came to nothing; one that waits or is between two attempts begins anew, too."""
+    match execution.tasks[name].state:
+        case TaskState.WAITING | TaskState.COMPLETED | TaskState.SKIPPED:
+            return False
+        case TaskState.FAILED:
+            return not execution.plan.nodes[name].failure_is_handled
+        case _:
+            return True
 
 
-def _undone_members(name: str, undone: Set[str]) -> set[int]:
-    """The places of a task's own instances that were undone."""
-    prefix = f"{name}~"
-    return {int(one[len(prefix) :].split("~", 1)[0]) for one in undone if one.startswith(prefix)}
+def _reopen_group(actor: TaskActor, group: Group, members: Set[int], *, is_changed: bool) -> None:
+    """Takes a map up where it failed; from the beginning where what comes before it runs again, too."""
+    is_loop = group.items is None
+    if is_changed or (is_loop and members):
+        group.restart()
+    elif actor.state is not TaskState.COMPLETED or members:
+        group.reopen(members)
+
+
+def _members(undone: Set[str]) -> dict[str, set[int]]:
+    """The places of the instances that were undone, by the task they are instances of, at every depth."""
+    found: dict[str, set[int]] = {}
+    for name in undone:
+        above, mark, index = name.rpartition("~")
+        while mark:
+            found.setdefault(above, set()).add(int(index))
+            above, mark, index = above.rpartition("~")
+    return found

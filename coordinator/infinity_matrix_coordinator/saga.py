@@ -8,6 +8,7 @@ from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from infinity_matrix_actors.definition import CompensateWhen
+from infinity_matrix_actors.fact import ErrorType
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.state import TaskState
 from infinity_matrix_actors.task_actor import TaskActor
@@ -20,11 +21,17 @@ def is_undone(when: CompensateWhen, actor: TaskActor) -> bool:
     """Whether a forward task is to be compensated. A closed attempt is unknown: its effect may have happened."""
     match when:
         case CompensateWhen.DEFAULT:
-            return actor.state is TaskState.COMPLETED or actor.closed > 0
+            return actor.state is TaskState.COMPLETED or is_unknown(actor)
         case CompensateWhen.COMPLETED:
             return actor.state is TaskState.COMPLETED
         case CompensateWhen.ATTEMPTED:
-            return actor.attempt > 0
+            return actor.attempt > actor.base
+
+
+def is_unknown(actor: TaskActor) -> bool:
+    """Whether it failed, and may have been done all the same: closed, or done with a result that is not admitted."""
+    is_refused = actor.error is not None and actor.error.type == ErrorType.INVALID_RESULT
+    return actor.state is not TaskState.COMPLETED and (actor.closed > 0 or is_refused)
 
 
 class Saga:

@@ -141,7 +141,7 @@ class SlotKeys:
         subject = self._subjects.signal(
             shard_of(ticket.execution, self._shards), ticket.execution, SLOT_SIGNAL, ticket.id
         )
-        self._outbox.post(subject, b"null", _ignore)
+        self._outbox.post(subject, encode({"n": ticket.n}), _ignore)
 
 
 def _ignore(ack: Ack) -> None:

@@ -4,7 +4,7 @@ from infinity_matrix_actors.effect import Arm, Disarm, Effect, PublishStatus
 from infinity_matrix_actors.fact import ErrorType, TaskError
 from infinity_matrix_actors.state import ExecutionState, TaskState
 
-from infinity_matrix_coordinator.beginning import dispatch, mark
+from infinity_matrix_coordinator.beginning import dispatch, mark, prepare
 from infinity_matrix_coordinator.callbacks import execution_failed
 from infinity_matrix_coordinator.execution import PAUSED, Execution
 from infinity_matrix_coordinator.saga import Saga
@@ -17,19 +17,16 @@ def conclude(execution: Execution, at: float, effects: list[Effect]) -> None:
     """Decides the terminal state, or goes on with the saga, once no dispatched attempt is without its outcome."""
     if execution.is_decided:
         return
-    if execution.saga is None:
+    while execution.saga is None:
         if execution.open:
             return
         if execution.stopped_by is None:
-            if execution.settled == len(execution.plan.nodes):
+            if execution.is_complete:
                 _decide(execution, ExecutionState.COMPLETED, at, effects)
             return
-        if not execution_failed(execution, at, effects):
-            if execution.stopped_by is None:
-                # It goes on after all, and may have nothing left to do.
-                conclude(execution, at, effects)
-            return
-        _begin_saga(execution, at, effects)
+        # Else it goes on after all; it may have nothing left to do, or have failed again at once.
+        if execution_failed(execution, at, effects):
+            _begin_saga(execution, at, effects)
     go_on_with_saga(execution, at, effects)
 
 
@@ -38,6 +35,15 @@ def go_on_with_saga(execution: Execution, at: float, effects: list[Effect]) -> N
     saga = execution.saga
     assert saga is not None
     assert execution.stopped_by is not None
+    while _begin_undoing(execution, saga, at, effects):
+        pass  # one could not begin, and those that waited for it may
+    if saga.is_over and not execution.notices:
+        _decide(execution, ExecutionState.FAILED if saga.failed else execution.stopped_by, at, effects)
+
+
+def _begin_undoing(execution: Execution, saga: Saga, at: float, effects: list[Effect]) -> bool:
+    """Begins what may begin now; answers whether any of it failed by that."""
+    has_failed = False
     for undo in saga.ready():
         actor = execution.task(undo)
         leased_until = saga.leased_until.get(undo, at)
@@ -47,9 +53,15 @@ def go_on_with_saga(execution: Execution, at: float, effects: list[Effect]) -> N
                 effects.append(Arm(undo, leased_until))
             continue
         saga.begin(undo)
-        dispatch(execution, undo, actor, at, effects)
-    if saga.is_over and not execution.notices:
-        _decide(execution, ExecutionState.FAILED if saga.failed else execution.stopped_by, at, effects)
+        actor.error = prepare(execution, actor)
+        if actor.error is None:
+            dispatch(execution, undo, actor, at, effects)
+            continue
+        has_failed = True
+        actor.state, actor.completed_at = TaskState.FAILED, at
+        effects.append(PublishStatus(undo, actor.state, 0, at, actor.error.record()))
+        saga.settle(undo, is_completed=False)
+    return has_failed
 
 
 def _begin_saga(execution: Execution, at: float, effects: list[Effect]) -> None:

@@ -26,9 +26,13 @@ def signalled(execution: Execution, fact: Signal, effects: list[Effect]) -> bool
             actor.result, actor.content = fact.data, fact.content
             _end(execution, name, actor, TaskState.COMPLETED, fact.at, effects)
             return True
+    return keep_signal(execution, fact)
+
+
+def keep_signal(execution: Execution, fact: Signal) -> bool:
+    """Nobody waits for it yet: it is kept for who will, if that is in another run of the execution."""
     if sum(map(len, execution.signals.values())) >= SIGNALS_KEPT_MAX:
         return False
-    # Nobody waits for it yet: it is kept for who will.
     execution.signals.setdefault(fact.name, []).append((fact.data, fact.content))
     return True
 

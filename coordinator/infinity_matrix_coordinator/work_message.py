@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from infinity_matrix_actors.state import TaskState
 from infinity_matrix_bus.codec import encode, rfc3339
 from infinity_matrix_bus.facts import WIRE_VERSION
 from infinity_matrix_bus.subjects import Subjects
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.saga import is_unknown
 
 
 def work_payload(record: dict[str, Any], *, is_repair: bool) -> bytes:
@@ -76,7 +76,7 @@ def _undoing(execution: ExecutionActor, forward: str | None) -> dict[str, Any]:
         compensates |= {name: value for name, value in execution.variables(actor).items() if name != "input"}
     if actor.instance and definition.child is not None:
         compensates["execution"] = actor.instance
-    if actor.state is not TaskState.COMPLETED and actor.closed:
+    if is_unknown(actor):
         # Its agent may have done it, may do it yet, or never began: undoing must be safe in each case.
         compensates["forward"] = "unknown"
     return {**record, "compensates": compensates, "upstream": {forward.split("~", 1)[0]: actor.result}}

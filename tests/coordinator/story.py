@@ -5,19 +5,33 @@
 
 Facts: `started`, `a ok`, `a fails [type]`, `a fatal [type]` (not retryable), `a later 7` (fails, retry_after 7 s),
 `a closed <type>` (by a coordinator), `a taken`, `a due 2`, `a released [late]`, `cancel`, `deadline`,
-`signal [name [data]]`, `finished <state>`. `a.2 ok` is about attempt 2 (else the current one), `a@thief ok` comes from
-another agent. Each fact is one second after the one before, or `+60 a ok` sixty. `=x` in the last column is the
-execution's state.
+`signal [name [data]]`, `finished [state]`, `pause`, `resume`, `retry`, `compensate`, `slot [n]`, `a gives <json>`,
+`a stops` (its agent says so), `a approve|reject [by]`. `a.2 ok` is about attempt 2 (else the current one), `a@thief ok`
+comes from another agent than the task's own. Each fact is one second after the one before, or `+60 a ok` sixty. `=x`
+in the last column is the execution's state.
 """
 
+import json
 import re
 from dataclasses import replace
 from typing import Any
 
-from infinity_matrix_actors.definition import RetryDefinition, RunWhen, TaskDefinition, WorkflowDefinition
+from infinity_matrix_actors.definition import (
+    CHILD_AGENT,
+    ChildDefinition,
+    LoopDefinition,
+    MapDefinition,
+    RetryDefinition,
+    RunWhen,
+    TaskDefinition,
+    WorkflowDefinition,
+)
 from infinity_matrix_actors.effect import (
     Arm,
+    AskHeartbeat,
+    AskSlot,
     AskTaken,
+    CancelChild,
     CloseAttempt,
     Disarm,
     Effect,
@@ -27,10 +41,13 @@ from infinity_matrix_actors.effect import (
     PublishStatus,
     PublishWork,
     PurgeWork,
+    StartChild,
     TellAgents,
 )
 from infinity_matrix_actors.fact import (
+    APPROVAL_SIGNAL,
     RELEASED_SIGNAL,
+    SLOT_SIGNAL,
     Command,
     CommandKind,
     Due,
@@ -43,6 +60,7 @@ from infinity_matrix_actors.fact import (
     TaskError,
 )
 from infinity_matrix_actors.plan import Plan
+from infinity_matrix_coordinator.execution import SLOT
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 
 EXECUTION = "e1"
@@ -58,6 +76,26 @@ def task(id: str, *depends_on: str, **fields: Any) -> TaskDefinition:
     if "run_when" in fields:
         fields["run_when"] = RunWhen(fields["run_when"])
     return TaskDefinition(id, AGENT, depends_on, **fields)
+
+
+def each(id: str, items: str | tuple[str, ...], *depends_on: str, **fields: Any) -> TaskDefinition:
+    """A task with an instance for each of `items`; `max_parallel` and what is tolerated are the map's."""
+    names = ("max_parallel", "tolerated", "tolerated_percent")
+    limits = {name: fields.pop(name) for name in names if name in fields}
+    expressions = (items,) if isinstance(items, str) else items
+    return task(id, *depends_on, map=MapDefinition(expressions, **limits), **fields)
+
+
+def loop(id: str, until: str, *depends_on: str, **fields: Any) -> TaskDefinition:
+    """A task that runs again until CEL over its last `result` holds."""
+    limits = {name: fields.pop(name) for name in ("max_iterations",) if name in fields}
+    return task(id, *depends_on, loop=LoopDefinition(until, **limits), **fields)
+
+
+def child(id: str, *depends_on: str, **fields: Any) -> TaskDefinition:
+    """A task that is another workflow; `input` and `close` are the child's."""
+    own = {name: fields.pop(name) for name in ("input", "close") if name in fields}
+    return replace(task(id, *depends_on, **fields), agent=CHILD_AGENT, child=ChildDefinition("other", **own))
 
 
 def wait(id: str, *depends_on: str, **fields: Any) -> TaskDefinition:
@@ -93,6 +131,14 @@ def render(effects: list[Effect], *, all: bool = False) -> list[str]:
                 words.append("tell all")
             case TellAgents(name):
                 words.append(f"tell {name}")
+            case StartChild(name, attempt):
+                words.append(f"child {name}.{attempt}")
+            case CancelChild(name, attempt):
+                words.append(f"end {name}.{attempt}")
+            case AskSlot(key, limit, number):
+                words.append(f"slot {key or '-'} {limit} {number}")
+            case AskHeartbeat(name, attempt):
+                words.append(f"pulse {name}.{attempt}")
             case PublishDeadline():
                 words.append("deadline")
             case PublishFinished(state):
@@ -118,6 +164,7 @@ class Story:
         self.effects: list[Effect] = []
         #: Messages that no fact has answered yet: what `outstanding` must say after every fact.
         self._asked: dict[str, Effect] = {}
+        self._open: set[str] = set()
 
     def tell(self, line: str) -> list[Effect]:
         """Folds the fact that `line` names; answers what follows."""
@@ -131,8 +178,8 @@ class Story:
         effects = self.actor.receive(fact)
         self.facts.append(fact)
         self.effects += effects
-        if was_decided:
-            unended = {"finished": None, "finishes": 0}
+        if was_decided and not (isinstance(fact, Command) and fact.kind in (CommandKind.RETRY, CommandKind.COMPENSATE)):
+            unended = {"finished": None, "finishes": 0, "signals": {}}
             assert effects == []
             assert {**self.actor.record(), **unended} == {**before, **unended}
         self._check_outstanding(fact, effects)
@@ -193,17 +240,40 @@ class Story:
 
     def _check_outstanding(self, fact: Fact, effects: list[Effect]) -> None:
         """What was asked for and is in no fact: no more, and no less (rule 4)."""
-        if isinstance(fact, Outcome) and fact.agent == AGENT:
+        tasks = self.actor.tasks
+        if isinstance(fact, Outcome) and f"{fact.task}.{fact.attempt}@{fact.agent}" in self._open:
+            self._open.discard(f"{fact.task}.{fact.attempt}@{fact.agent}")
             self._asked.pop(f"work {fact.task}.{fact.attempt}", None)
+            self._asked.pop(f"child {fact.task}.{fact.attempt}", None)
         for effect in effects:
             if isinstance(effect, PurgeWork):
                 self._asked[f"purge {effect.task}"] = effect
-            elif isinstance(effect, PublishWork | PublishFinished):
+            elif isinstance(effect, PublishWork | StartChild | PublishFinished | AskSlot):
                 self._asked[render([effect])[0]] = effect
+            if isinstance(effect, PublishWork | StartChild):
+                agent = tasks[effect.task].node.definition.agent
+                self._open.add(f"{effect.task}.{effect.attempt}@{agent}")
         if isinstance(fact, Finished):
             self._asked.clear()
-        outstanding = [one for one in self.actor.outstanding() if not isinstance(one, Arm | TellAgents)]
+        elif isinstance(fact, Command) and effects and not self.actor.is_decided:
+            # It was taken up again perhaps, and what was closed before is purged once more.
+            closed = ((name, actor.closed) for name, actor in tasks.items() if actor.closed)
+            self._asked |= {f"purge {name}": PurgeWork(name, attempt) for name, attempt in closed}
+        over = [key for key, effect in self._asked.items() if self._is_over(effect)]
+        for key in over:
+            del self._asked[key]
+        others = Arm | TellAgents | CancelChild | CloseAttempt
+        outstanding = [one for one in self.actor.outstanding() if not isinstance(one, others)]
         assert sorted(map(repr, outstanding)) == sorted(map(repr, self._asked.values()))
+
+    def _is_over(self, effect: Effect) -> bool:
+        """Whether nobody waits for it any more, though no fact answered it."""
+        if isinstance(effect, AskSlot):
+            return SLOT not in self.actor.holds
+        if not isinstance(effect, PurgeWork):
+            return False
+        actor = self.actor.tasks.get(effect.task)
+        return actor is None or not actor.closed or actor.node.definition.child is not None
 
     def _fact(self, words: str) -> Fact:
         subject, *rest = words.split()
@@ -211,21 +281,34 @@ class Story:
         match subject:
             case "started":
                 return replace(self.actor.started, at=now)
-            case "cancel" | "deadline":
-                return Command(EXECUTION, now, CommandKind(subject), rest[0] if rest else "1")
+            case "deadline":
+                return Command(EXECUTION, now, CommandKind.DEADLINE, PublishDeadline(self.actor.runs).id)
+            case "cancel" | "pause" | "resume" | "retry" | "compensate":
+                return Command(EXECUTION, now, CommandKind(subject), rest[0] if rest else str(len(self.facts)))
             case "signal":
                 return Signal(EXECUTION, now, rest[0] if rest else "approval", "1", rest[1] if rest[1:] else True)
+            case "slot":
+                number = int(rest[0]) if rest else self.actor.finishes + 1
+                return Signal(EXECUTION, now, SLOT_SIGNAL, f"ticket-{number}", {"n": number})
             case "finished":
-                return Finished(EXECUTION, now, 1, rest[0])
+                return Finished(EXECUTION, now, self.actor.finishes + 1, rest[0] if rest else str(self.actor.state))
         place, _, agent = subject.partition("@")
         name, _, number = place.partition(".")
         current = self.actor.tasks[name].attempt if name in self.actor.tasks else 1
-        about = (EXECUTION, now, agent or AGENT, name, int(number or current))
+        own = self.actor.tasks[name].node.definition.agent if name in self.actor.tasks else AGENT
+        about = (EXECUTION, now, agent or own, name, int(number or current))
         match rest:
             case ["ok"]:
                 return Outcome(*about, result={"from": name})
             case ["ok", value]:
                 return Outcome(*about, result={"n": int(value)})
+            case ["gives", value]:
+                return Outcome(*about, result=json.loads(value))
+            case ["stops"]:
+                return Outcome(*about, error=TaskError("cancelled", "it was told to", retryable=False))
+            case ["approve" | "reject" as decision, *by]:
+                data = {"task": name, "decision": decision, "by": by[0] if by else None}
+                return Signal(EXECUTION, now, APPROVAL_SIGNAL, f"{name}-{len(self.facts)}", data)
             case ["fails", *kind]:
                 return Outcome(*about, error=TaskError((kind or ["boom"])[0], "it broke"))
             case ["fatal", *kind]:

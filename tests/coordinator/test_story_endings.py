@@ -208,7 +208,7 @@ def test_nothing_terminal_while_an_attempt_is_open() -> None:
 
 def test_an_end_decided_at_one_fact_is_not_changed_by_any_later_one() -> None:
     story = Story(workflow(task("a", retry=RETRY), task("b", "a"))).tells("started", "a fails", "cancel")
-    unended = {"finished": None, "finishes": 0}
+    unended = {"finished": None, "finishes": 0, "signals": {}}
     decided = {**story.actor.record(), **unended}
     for line in ("a.1 ok", "a due 2", "a.2 ok", "a.2 taken", "cancel 7", "b.1 ok", "started", "signal"):
         assert story.tell(line) == []
