@@ -76,7 +76,9 @@ def test_the_same_id_starts_nothing_twice_and_other_content_is_refused(system: C
     assert started(system, "pair", "--id", "mine", "--input", "1") == "mine"
     answer = system("start", "pair", "--id", "mine", "--input", "2")
     assert answer.code == 2
-    assert answer.err == "error: execution 'mine' exists already with another input\nhint: choose another --id\n"
+    error, hint = answer.err.splitlines()
+    assert error == "error: execution 'mine' exists already with another input"
+    assert hint == "hint: choose another --id, or say what to do with --if-exists"
 
 
 def test_a_cancelled_execution_ends_and_watch_says_that_it_did_not_complete(system: CommandLine) -> None:
