@@ -165,9 +165,9 @@ class JetStream:
             code, err_code, description = stored.refusal
             error = {"code": code, "err_code": err_code, "description": description}
             record = {"error": error, **record}
-        elif stored.is_duplicate:
-            record["duplicate"] = True
-        return json.dumps(record, separators=(",", ":")).encode()
+        ack = json.dumps(record, separators=(",", ":"))
+        # With a blank, as the server writes it.
+        return (f'{ack[:-1]},"duplicate": true}}' if stored.is_duplicate else ack).encode()
 
     def _signal(self, stream: Stream) -> None:
         now_ns = self.now_ns()
@@ -289,10 +289,10 @@ class JetStream:
             "seq": message.sequence,
             "time": rfc3339_ns(message.at_ns),
         }
-        if message.data:
-            record["data"] = base64.b64encode(message.data).decode()
         if message.headers:
             record["hdrs"] = base64.b64encode(message.headers).decode()
+        if message.data:
+            record["data"] = base64.b64encode(message.data).decode()
         return {"message": record}
 
     # Direct gets.

@@ -182,6 +182,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def run_until(self, condition: Callable[[], bool], until: float) -> bool:
         """Runs until the condition holds or the time is over; answers whether it holds."""
+        # A test may run a world inside of a loop of its own.
+        outer = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         self._is_running = True
         try:
@@ -195,7 +197,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             return True
         finally:
             self._is_running = False
-            asyncio._set_running_loop(None)
+            asyncio._set_running_loop(outer)
 
     def _step(self) -> None:
         self.steps += 1

@@ -75,6 +75,11 @@ class Link:
         self.is_open = False
         self.network.links.pop(self, None)
 
+    def die(self) -> None:
+        """The process died: its kernel closes the socket."""
+        self.socket.die()
+        self.close_from_client()
+
     def close_from_server(self) -> None:
         """The server, or what lies between, ended the connection."""
         self._end()
@@ -127,6 +132,10 @@ class Socket(asyncio.Transport):
     def abort(self) -> None:
         self.close()
 
+    def die(self) -> None:
+        """Nobody is there any more to be told."""
+        self._is_closing = self._is_lost = True
+
     def lose(self) -> None:
         """Tells the protocol that the connection is over."""
         self._is_closing = True
@@ -168,7 +177,7 @@ class Network:
         protocol = protocol_factory()
         link = Link(self, process, protocol)
         self.links[link] = None
-        process.on_death.append(link.close_from_client)
+        process.on_death.append(link.die)
         protocol.connection_made(link.socket)
         link.server_end = self.server.accept(link)
         return link.socket, protocol

@@ -11,7 +11,6 @@ MAX_PAYLOAD = 1024 * 1024
 VERSION = "2.15.1"
 #: Nobody has more than one wildcard, and that the last token, in a pattern of these.
 INBOX = "_INBOX."
-NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
 
 
 class Messages(Protocol):
@@ -142,7 +141,7 @@ class Server:
         is_taken = self.messages.take(subject, reply, headers, data)
         receivers = self.deliver(subject, reply, headers, data)
         if not is_taken and not receivers and reply:
-            self.deliver(reply, "", NO_RESPONDERS, b"")
+            self.deliver(reply, "", f"NATS/1.0 503\r\nNats-Subject: {subject}\r\n\r\n".encode(), b"")
 
     def deliver(self, inbox: str, reply: str, headers: bytes, data: bytes, subject: str = "") -> int:
         """Delivers to who subscribes to `inbox`; answers how many did. Of a queue group one has it.

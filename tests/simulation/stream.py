@@ -11,7 +11,7 @@ DUPLICATE_WINDOW_DEFAULT_NS = 120_000_000_000
 #: Removed messages a crash may bring back, or a lagging replica still shows.
 REMEMBERED_NS = 5_000_000_000
 #: What the server counts for a message besides its text.
-OVERHEAD_BYTES = 22
+OVERHEAD_BYTES = 30
 
 Refusal = tuple[int, int, str]  #: code, err_code, description
 SLOT_TAKEN: Refusal = (503, 10077, "maximum messages per subject exceeded")
@@ -262,7 +262,10 @@ class Stream:
 
     def state(self) -> dict[str, Any]:
         """As the API tells it."""
-        first = self.sequences[0] if self.sequences else self.last_sequence + 1
+        if self.last_sequence:
+            first = self.sequences[0] if self.sequences else self.last_sequence + 1
+        else:
+            first = 0
         return {
             "messages": len(self.messages),
             "bytes": self.bytes,
