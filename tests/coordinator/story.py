@@ -62,6 +62,7 @@ from infinity_matrix_actors.fact import (
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_coordinator.execution import SLOT
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.snapshot import restore, snapshot
 
 EXECUTION = "e1"
 AGENT = "agent-x"
@@ -183,6 +184,7 @@ class Story:
             assert effects == []
             assert {**self.actor.record(), **unended} == {**before, **unended}
         self._check_outstanding(fact, effects)
+        self._check_snapshot()
         return effects
 
     def tells(self, *lines: str) -> "Story":
@@ -237,6 +239,13 @@ class Story:
             elif isinstance(effect, Disarm):
                 timers.pop(effect.task, None)
         return timers
+
+    def _check_snapshot(self) -> None:
+        """A state that went through a checkpoint is the same state."""
+        record = json.loads(json.dumps(snapshot(self.actor)))
+        restored = restore(record, self.actor.plan, self.actor.sequence)
+        assert restored.record() == self.actor.record()
+        assert restored.outstanding() == self.actor.outstanding()
 
     def _check_outstanding(self, fact: Fact, effects: list[Effect]) -> None:
         """What was asked for and is in no fact: no more, and no less (rule 4)."""

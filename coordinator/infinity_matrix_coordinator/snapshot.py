@@ -1,0 +1,190 @@
+"""Snapshots: the state of one execution as plain data, and back. Pure.
+
+What a checkpoint holds. Whoever takes a snapshot up again and folds the facts after it comes to the same state, and to
+the same effects, as one who folded all facts from the first.
+"""
+
+from typing import Any
+
+from infinity_matrix_actors.definition import TaskDefinition
+from infinity_matrix_actors.fact import Finished, Priority, Started, TaskError
+from infinity_matrix_actors.group import Group
+from infinity_matrix_actors.plan import Node, Plan
+from infinity_matrix_actors.state import ExecutionState, TaskState
+from infinity_matrix_actors.task_actor import TaskActor
+
+from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.saga import Saga
+
+SNAPSHOT_VERSION = 1
+#: Fields of an execution that are plain data as they are.
+_PLAIN = (
+    "begun_at",
+    "calls",
+    "calls_made",
+    "content",
+    "decided_at",
+    "error",
+    "finishes",
+    "grace",
+    "is_error_answered",
+    "settled",
+    "slot_key",
+    "stopped_at",
+)
+_SETS = ("holds", "notices", "open")
+_TASK_DERIVED = frozenset({"node", "state", "error", "group", "member_of"})
+_TASK_PLAIN = tuple(name for name in TaskActor.__slots__ if name not in _TASK_DERIVED)
+_SAGA_PLAIN = ("compensated", "failed", "forward_of", "leased_until", "plain")
+_CALL = "im-call"
+_FRESH = TaskActor(Node(TaskDefinition("im-fresh")))
+
+
+def snapshot(execution: ExecutionActor) -> dict[str, Any]:
+    """The state as JSON can hold it; what has its first value is left out."""
+    record: dict[str, Any] = {"v": SNAPSHOT_VERSION, "started": _started(execution.started)}
+    record |= {name: getattr(execution, name) for name in _PLAIN}
+    if execution.started.content is None:
+        # It is the input itself.
+        del record["content"]
+    record |= {name: sorted(getattr(execution, name)) for name in _SETS}
+    record["state"] = str(execution.state)
+    record["stopped_by"] = None if execution.stopped_by is None else str(execution.stopped_by)
+    record["held"] = list(execution.held)
+    record["signals"] = {name: [list(pair) for pair in kept] for name, kept in execution.signals.items() if kept}
+    record["finished"] = None if execution.finished is None else _finished(execution.finished)
+    record["saga"] = None if execution.saga is None else _saga(execution.saga)
+    record["tasks"] = {name: _task(actor) for name, actor in execution.tasks.items() if name not in execution.leaving}
+    return record
+
+
+def restore(record: dict[str, Any], plan: Plan, sequence: int) -> ExecutionActor:
+    """The execution of which `record` is the snapshot; raises KeyError, TypeError or ValueError for anything else."""
+    if record["v"] != SNAPSHOT_VERSION:
+        raise ValueError(f"a snapshot of version {record['v']} cannot be read")
+    started = record["started"]
+    execution = ExecutionActor(
+        Started(**{**started, "priority": Priority(started["priority"])}), plan, sequence
+    )
+    for name in _PLAIN:
+        if name in record:
+            setattr(execution, name, record[name])
+    for name in _SETS:
+        setattr(execution, name, set(record[name]))
+    execution.state = ExecutionState(record["state"])
+    execution.stopped_by = None if record["stopped_by"] is None else ExecutionState(record["stopped_by"])
+    execution.held = dict.fromkeys(record["held"])
+    execution.signals = {name: [(data, content) for data, content in kept] for name, kept in record["signals"].items()}
+    if record["finished"] is not None:
+        finished = record["finished"]
+        execution.finished = Finished(**{**finished, "compensated": tuple(finished["compensated"])})
+    for name, task in record["tasks"].items():
+        execution.tasks[name] = _restore_task(name, task, plan)
+    if record["saga"] is not None:
+        execution.saga = _restore_saga(record["saga"], execution)
+    return execution
+
+
+def _started(fact: Started) -> dict[str, Any]:
+    record = {name: getattr(fact, name) for name in Started.__dataclass_fields__ if name != "content"}
+    return {**record, "priority": str(fact.priority)}
+
+
+def _finished(fact: Finished) -> dict[str, Any]:
+    return {name: getattr(fact, name) for name in Finished.__dataclass_fields__}
+
+
+def _task(actor: TaskActor) -> dict[str, Any]:
+    # Most tasks have most fields at their first value; those are not written.
+    record = {name: value for name in _TASK_PLAIN if (value := getattr(actor, name)) != getattr(_FRESH, name)}
+    record["waiting_for"] = actor.waiting_for
+    record["state"] = str(actor.state)
+    if actor.error is not None:
+        record["error"] = actor.error.record()
+    if actor.member_of is not None:
+        record["member_of"] = list(actor.member_of)
+    if actor.group is not None:
+        record["group"] = _group(actor.group)
+    if actor.node.definition.id == _CALL:
+        definition = actor.node.definition
+        record["call"] = {"agent": definition.agent, "config": definition.config, "timeout": definition.timeout}
+    return record
+
+
+def _restore_task(name: str, record: dict[str, Any], plan: Plan) -> TaskActor:
+    record = dict(record)
+    call = record.pop("call", None)
+    if call is not None:
+        limit_s = call["timeout"]
+        definition = TaskDefinition(
+            _CALL,
+            call["agent"],
+            config=call["config"],
+            timeout=limit_s,
+            queue_timeout=limit_s,
+            total_timeout=2 * limit_s,
+        )
+        actor = TaskActor(Node(definition))
+    else:
+        actor = TaskActor(plan.node(name))
+    actor.state = TaskState(record.pop("state"))
+    error, member_of, group = record.pop("error", None), record.pop("member_of", None), record.pop("group", None)
+    actor.error = None if error is None else TaskError(**error)
+    actor.member_of = None if member_of is None else (member_of[0], member_of[1])
+    actor.group = None if group is None else _restore_group(group)
+    for field, value in record.items():
+        setattr(actor, field, value)
+    return actor
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return {
+        "items": group.items,
+        "next": group.next,
+        "again": group.again,
+        "running": sorted(group.running),
+        "settled": [
+            [index, str(state), group.results.get(index), group.attempts.get(index, 0)]
+            for index, state in group.states.items()
+        ],
+        "attempts": [[index, count] for index, count in group.attempts.items() if index not in group.states],
+        "first_error": group.first_error,
+        "failures": group.failures,
+        "is_done": group.is_done,
+    }
+
+
+def _restore_group(record: dict[str, Any]) -> Group:
+    group = Group(
+        items=record["items"],
+        next=record["next"],
+        again=list(record["again"]),
+        running=set(record["running"]),
+        first_error=record["first_error"],
+        failures=record["failures"],
+        is_done=record["is_done"],
+    )
+    for index, state, result, attempts in record["settled"]:
+        group.states[index] = TaskState(state)
+        group.results[index] = result
+        group.attempts[index] = attempts
+    group.attempts.update({index: count for index, count in record["attempts"]})
+    return group
+
+
+def _saga(saga: Saga) -> dict[str, Any]:
+    record = {name: getattr(saga, name) for name in _SAGA_PLAIN}
+    return {
+        **record,
+        "after": {undo: sorted(before) for undo, before in saga.after.items()},
+        "running": sorted(saga.running),
+    }
+
+
+def _restore_saga(record: dict[str, Any], execution: ExecutionActor) -> Saga:
+    saga = Saga(execution.plan, {})
+    for name in _SAGA_PLAIN:
+        setattr(saga, name, record[name])
+    saga.after = {undo: set(before) for undo, before in record["after"].items()}
+    saga.running = set(record["running"])
+    return saga
