@@ -1,7 +1,7 @@
 """One execution's facts, read from the log: at once, or as they come."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from infinity_matrix_actors.errors import StorageUnavailable
 from infinity_matrix_actors.fact import Fact
@@ -57,13 +57,21 @@ async def read_all(session: Session, stream: str, filters: tuple[str, ...]) -> l
     What comes while it is read may be in it or not. Raises SessionLost, StorageUnavailable, JetStreamError.
     """
     entries: list[Entry] = []
+    await read_each(session, stream, filters, entries.append)
+    return entries
+
+
+async def read_each(session: Session, stream: str, filters: tuple[str, ...], on_entry: Callable[[Entry], None]) -> None:
+    """`read_all`, entry by entry: for streams that are larger than what is kept of them."""
     done = asyncio.Event()
-    wanted = 0
+    wanted = count = 0
 
     def take(entry: Entry) -> None:
-        entries.append(entry)
+        nonlocal count
+        count += 1
+        on_entry(entry)
         # On a busy stream there is always one more: what was there at first is enough. Of that some may expire.
-        if entry.pending == 0 or len(entries) >= wanted > 0:
+        if entry.pending == 0 or count >= wanted > 0:
             done.set()
 
     reader = await LogReader(session, stream, take, filters=filters).open()
@@ -71,28 +79,31 @@ async def read_all(session: Session, stream: str, filters: tuple[str, ...]) -> l
     session.when_lost(done.set)
     try:
         if wanted and not session.is_lost:
-            await _all_read(reader, entries, done)
+            await _all_read(reader, lambda: count, done)
     except TimeoutError:
-        raise StorageUnavailable(f"{stream} gave no answer within {READ_TIMEOUT_S:g} s") from None
+        raise StorageUnavailable(f"{stream} gave nothing for {READ_TIMEOUT_S:g} s") from None
     finally:
         session.not_when_lost(done.set)
         await reader.close()
     if session.is_lost:
         raise SessionLost(f"the connection was lost while {stream} was read")
-    return entries
 
 
-async def _all_read(reader: LogReader, entries: list[Entry], done: asyncio.Event) -> None:
-    async with asyncio.timeout(READ_TIMEOUT_S):
-        while not done.is_set():
-            seen = len(entries)
-            try:
-                async with asyncio.timeout(READ_STALL_S):
-                    await done.wait()
-            except TimeoutError:
-                # What was to come was purged meanwhile, perhaps: then nothing comes.
-                if len(entries) == seen and await reader.remaining() == 0:
-                    return
+async def _all_read(reader: LogReader, count: Callable[[], int], done: asyncio.Event) -> None:
+    """Waits until all is read, for as long as something comes; raises TimeoutError when nothing does."""
+    quiet_s = 0.0
+    while not done.is_set():
+        seen = count()
+        try:
+            async with asyncio.timeout(READ_STALL_S):
+                await done.wait()
+        except TimeoutError:
+            # What was to come was purged meanwhile, perhaps: then nothing comes.
+            if count() == seen and await reader.remaining() == 0:
+                return
+            quiet_s = quiet_s + READ_STALL_S if count() == seen else 0.0
+            if quiet_s >= READ_TIMEOUT_S:
+                raise
 
 
 async def follow_facts(

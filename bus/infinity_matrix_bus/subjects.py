@@ -104,6 +104,18 @@ class Subjects:
         """The record of an artifact, by its name in URL-safe base64; `>` for all."""
         return f"$O.{self.bucket('artifacts')}.M.{encoded}"
 
+    def bucket_stream(self, name: str) -> str:
+        """The stream of a key-value bucket."""
+        return f"KV_{self.bucket(name)}"
+
+    def checkpoint(self, shard: int, execution: str) -> str:
+        """The key of an execution's checkpoint, or with `*` of all those of a shard."""
+        return f"$KV.{self.bucket('checkpoints')}.state.{shard}.{execution}"
+
+    def mark(self, shard: int) -> str:
+        """The key of a shard's mark."""
+        return f"$KV.{self.bucket('checkpoints')}.mark.{shard}"
+
     # Facts.
 
     def facts_of_shard(self, shard: int) -> str:

@@ -7,16 +7,18 @@ While an artifact is not readable the facts of that execution wait, not those of
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infinity_matrix_actors.errors import InfinityMatrixError
-from infinity_matrix_actors.fact import Fact, Outcome, Signal, Started
+from infinity_matrix_actors.fact import Fact, Finished, Outcome, Signal, Started
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.references import has_references, resolved
+
+from infinity_matrix_coordinator.execution import CLEAN
 
 RETRY_DELAY_S = 0.5
 log = get_logger("infinity_matrix.coordinator")
@@ -68,17 +70,22 @@ class _Waiting:
 class Contents:
     """The facts of one shard that wait for a content, and all that came after them of the same executions.
 
-    `deliver(facts)` gets an execution's facts once all of them are complete.
+    An execution that left memory is waited for alike. `deliver(execution, facts)` gets the facts once all of them are
+    complete; there are none when only a timer called.
     """
 
     def __init__(
         self,
         store: ArtifactStore,
         plan_of: Callable[[Fact], Plan | None],
-        deliver: Callable[[list[tuple[Fact, int]]], None],
+        passive: Mapping[str, int],
+        activate: Callable[[str], Awaitable[bool]],
+        deliver: Callable[[str, list[tuple[Fact, int]]], None],
     ) -> None:
         self._store = store
         self._plan_of = plan_of
+        self._passive = passive
+        self._activate = activate
         self._deliver = deliver
         self._waiting: dict[str, _Waiting] = {}
         self._wake = asyncio.Event()
@@ -92,12 +99,27 @@ class Contents:
             waiting = self._waiting.get(fact.execution)
             if waiting is not None:
                 waiting.facts.append((fact, sequence))
+                waiting.sequence = min(waiting.sequence, sequence)
                 return True
-        if unread_in(fact, self._plan_of(fact)) is None:
+        folded = self._passive.get(fact.execution) if self._passive else None
+        if folded is not None:
+            if sequence <= folded:
+                return True
+            if isinstance(fact, Finished):
+                # Another owner went on with it; there is nothing to bring back.
+                return False
+        elif unread_in(fact, self._plan_of(fact)) is None:
             return False
         self._waiting[fact.execution] = _Waiting(sequence, deque([(fact, sequence)]))
         self._wake.set()
         return True
+
+    def call(self, execution: str) -> None:
+        """Brings an execution back that left memory, because a timer of its own is due."""
+        if execution in self._passive and execution not in self._waiting:
+            # No fact: nothing that a new owner would have to read.
+            self._waiting[execution] = _Waiting(CLEAN)
+            self._wake.set()
 
     def position(self, next_sequence: int) -> int:
         """The sequence a new owner must read from."""
@@ -116,6 +138,8 @@ class Contents:
         waiting = self._waiting[execution]
         complete: list[tuple[Fact, int]] = []
         try:
+            if execution in self._passive:
+                await self._activate(execution)
             while waiting.facts:
                 fact, sequence = waiting.facts[0]
                 whole = await with_content(fact, self._plan_of(fact), self._store)
@@ -129,4 +153,4 @@ class Contents:
             await asyncio.sleep(RETRY_DELAY_S)
             return
         del self._waiting[execution]
-        self._deliver(complete)
+        self._deliver(execution, complete)

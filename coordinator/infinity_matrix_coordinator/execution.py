@@ -5,6 +5,7 @@ The modules above it decide, each one thing: `beginning` how a task begins, `rou
 each fact to the right one.
 """
 
+import sys
 from typing import Any
 
 from infinity_matrix_actors.effect import PublishFinished
@@ -15,6 +16,8 @@ from infinity_matrix_actors.task_actor import TaskActor
 
 from infinity_matrix_coordinator.saga import Saga
 
+#: The place of the first fact that is not in the checkpoint, when all are.
+CLEAN = sys.maxsize
 #: Why nothing is dispatched for now.
 PAUSED = "paused"
 SLOT = "slot"
@@ -61,6 +64,7 @@ class Execution:
         self.id = started.execution
         self.plan = plan
         self.started = started
+        #: The first fact that is in no checkpoint: a new owner reads from there.
         self.sequence = sequence
         #: Facts up to this place in the log are in the state already, however they came.
         self.folded = 0

@@ -59,14 +59,16 @@ class Mailbox:
         self.parked: OrderedDict[str, Parked] = OrderedDict()
         self.quarantined: OrderedDict[str, Quarantine] = OrderedDict()
         self.reopening: dict[str, Reopening] = {}
-        #: Executions that were opened after younger ones, so that the first of `executions` is not the oldest.
-        self._opened_late: dict[str, ExecutionActor] = {}
-        self._youngest = 0
+        #: Executions that only wait and left memory, with the place up to which their checkpoint is folded.
+        self.passive: dict[str, int] = {}
         self._finished: OrderedDict[str, None] = OrderedDict()
         self.dropped = 0
 
     def deliver(self, fact: Fact, sequence: int) -> list[Effect]:
-        """Gives a fact to its actor and answers the effects; parks it when there is no actor yet."""
+        """Gives a fact to its actor and answers the effects; parks it when there is no actor yet.
+
+        One that left memory must be brought back first; only its end is heard without.
+        """
         actor = self.executions.get(fact.execution)
         if actor is not None:
             return self._receive(actor, fact, sequence) if sequence > actor.folded else []
@@ -96,6 +98,21 @@ class Mailbox:
         self._park(fact, sequence).facts.append((sequence, fact))
         return []
 
+    def is_folded(self, execution: str, sequence: int) -> bool:
+        """Whether a fact at that place is in the state of an execution that came from its checkpoint."""
+        actor = self.executions.get(execution)
+        return sequence <= (actor.folded if actor is not None else self.passive.get(execution, 0))
+
+    def passivate(self, actor: ExecutionActor) -> None:
+        """Lets an execution that only waits leave memory; its checkpoint has all of it."""
+        self.passive[actor.id] = actor.folded
+        self.executions.pop(actor.id, None)
+
+    def restored(self, actor: ExecutionActor) -> None:
+        """Takes in an execution from its checkpoint."""
+        self.passive.pop(actor.id, None)
+        self.executions[actor.id] = actor
+
     def reopen(self, execution: str, facts: list[tuple[int, Fact]], plan: Plan | None) -> None:
         """Folds all facts of an execution that is taken up again; without a plan it stays ended."""
         reopening = self.reopening.pop(execution)
@@ -108,9 +125,10 @@ class Mailbox:
         last = max(sequence for sequence, _ in facts)
         later = [(sequence, fact) for sequence, fact in reopening.facts if sequence > last]
         self._finished.pop(execution, None)
-        self.executions[execution] = self._opened_late[execution] = actor
+        self.executions[execution] = actor
         self._fold(actor, started, [*facts, *later])
         actor.folded = max(last, *(sequence for sequence, _ in later), 0)
+        actor.sequence = reopening.sequence
         if actor.finished is not None:
             self.forget(execution)
 
@@ -179,9 +197,6 @@ class Mailbox:
         oldest = next_sequence
         for actor in self.executions.values():
             oldest = min(oldest, actor.sequence)
-            break  # the others are younger, but for those that were opened late
-        for actor in self._opened_late.values():
-            oldest = min(oldest, actor.sequence)
         for parked in self.parked.values():
             oldest = min(oldest, parked.sequence)
         for reopening in self.reopening.values():
@@ -192,24 +207,24 @@ class Mailbox:
 
     def _open(self, started: Started, plan: Plan, sequence: int) -> ExecutionActor:
         actor = ExecutionActor(started, plan, sequence)
-        if sequence < self._youngest:
-            self._opened_late[started.execution] = actor
-        self._youngest = max(self._youngest, sequence)
         self.executions[started.execution] = actor
         return actor
 
     def _close(self, execution: str) -> None:
         self.executions.pop(execution, None)
-        self._opened_late.pop(execution, None)
+        self.passive.pop(execution, None)
 
     def _receive(self, actor: ExecutionActor, fact: Fact, sequence: int, *, is_kept: bool = False) -> list[Effect]:
+        # From here on the state is ahead of its checkpoint.
+        actor.sequence = min(actor.sequence, sequence)
+        actor.folded = max(actor.folded, sequence)
         try:
             effects = actor.receive(fact)
         except Exception as error:
             # One actor's fault must not stop the others; what it did is visible and it can go on after a fix.
             log.exception("execution_quarantined", execution=actor.id, sequence=sequence)
             self._close(actor.id)
-            self.quarantined[actor.id] = Quarantine(actor.sequence, f"{type(error).__name__}: {error}")
+            self.quarantined[actor.id] = Quarantine(min(actor.sequence, sequence), f"{type(error).__name__}: {error}")
             return []
         if actor.finished is not None and not is_kept:
             self.forget(actor.id)

@@ -22,7 +22,7 @@ from infinity_matrix_bus.session import Endpoint, RequestTimeout, Session, Sessi
 from infinity_matrix_bus.streams import agent_consumer
 from infinity_matrix_bus.subjects import Subjects
 
-from infinity_matrix_coordinator.marks import Marks
+from infinity_matrix_coordinator.checkpoints import CHECKPOINT_AFTER_S
 from infinity_matrix_coordinator.members import HEARTBEAT_S, Membership, shards_of
 from infinity_matrix_coordinator.operations import Operations
 from infinity_matrix_coordinator.schedules import Schedules
@@ -30,7 +30,6 @@ from infinity_matrix_coordinator.service import ApiService
 from infinity_matrix_coordinator.shard import SWEEP_INTERVAL_S, Shard
 from infinity_matrix_coordinator.triggers import Triggers
 
-MARK_INTERVAL_S = 5.0
 RESTART_DELAY_S = 0.2
 CONNECTED_WAIT_S = 60.0
 FAILURE_DELAY_S = 2.0
@@ -52,6 +51,7 @@ class Coordinator:
         shards: int = SHARDS_DEFAULT,
         owns_all: bool = False,
         sweep_interval_s: float = SWEEP_INTERVAL_S,
+        checkpoint_after_s: float = CHECKPOINT_AFTER_S,
     ) -> None:
         self.instance = f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}".replace("_", "-")
         self._connection = Connection(endpoint)
@@ -59,6 +59,7 @@ class Coordinator:
         self._shards_wanted = shards
         self._owns_all = owns_all
         self._sweep_interval_s = sweep_interval_s
+        self._checkpoint_after_s = checkpoint_after_s
         self._plans: dict[str, Plan] = {}
         self._outbox: Outbox | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -176,7 +177,6 @@ class Coordinator:
         others = [
             asyncio.create_task(triggers.run(), name="triggers"),
             asyncio.create_task(self._schedules.run(), name="schedules"),
-            asyncio.create_task(self._mark_often(session, subjects), name="marks"),
         ]
         try:
             await service.open()
@@ -240,11 +240,11 @@ class Coordinator:
             artifacts,
             instance=self.instance,
             sweep_interval_s=self._sweep_interval_s,
+            checkpoint_after_s=self._checkpoint_after_s,
         )
         try:
-            mark = await Marks(session, subjects).read(number)
             self.shards[number] = shard
-            await shard.run(mark)
+            await shard.run()
         except InfinityMatrixError as error:
             log.warning("shard_stopped", shard=number, reason=str(error))
 
@@ -258,18 +258,6 @@ class Coordinator:
             await asyncio.wait_for(session.lost.wait(), interval_s)
         except TimeoutError:
             return
-
-    async def _mark_often(self, session: Session, subjects: Subjects) -> None:
-        marks = Marks(session, subjects)
-        while True:
-            await asyncio.sleep(MARK_INTERVAL_S)
-            for number, shard in list(self.shards.items()):
-                if not shard.is_live:
-                    continue
-                try:
-                    await marks.raise_to(number, shard.position())
-                except InfinityMatrixError as error:
-                    log.info("mark_postponed", shard=number, reason=str(error))
 
     async def _load_plan(self, session: Session, digest: str) -> Plan | None:
         """A definition's plan, once its agents' consumers are there; None while it is not readable."""

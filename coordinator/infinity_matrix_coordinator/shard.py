@@ -8,6 +8,7 @@ owner is done; a new one begins. Two owners at once are wasteful and harmless.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from infinity_matrix_actors.effect import Effect
 from infinity_matrix_actors.errors import InfinityMatrixError
@@ -18,7 +19,7 @@ from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.codec import parse_server_time
 from infinity_matrix_bus.facts import decode_fact
 from infinity_matrix_bus.gathered_reads import GatheredReads
-from infinity_matrix_bus.history import read_facts
+from infinity_matrix_bus.history import read_all, read_facts
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.log_reader import BATCH, Entry, LogReader
 from infinity_matrix_bus.publisher import IN_FLIGHT_MAX, Outbox
@@ -26,10 +27,13 @@ from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.backlog import Attempt
+from infinity_matrix_coordinator.checkpoint_store import CheckpointStore
+from infinity_matrix_coordinator.checkpoints import CHECKPOINT_AFTER_S, Checkpoints
 from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.contents import Contents, with_content
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.heartbeats import Heartbeats
+from infinity_matrix_coordinator.log_identity import Likeness, LogIdentity, compare
 from infinity_matrix_coordinator.mailbox import Mailbox
 from infinity_matrix_coordinator.performer import FRESH_S, Performer
 from infinity_matrix_coordinator.quiet import QuietAttempts
@@ -68,6 +72,7 @@ class Shard:
         *,
         instance: str,
         sweep_interval_s: float = SWEEP_INTERVAL_S,
+        checkpoint_after_s: float = CHECKPOINT_AFTER_S,
     ) -> None:
         self.number = number
         self._shards = shards
@@ -87,7 +92,11 @@ class Shard:
         self._quiet = QuietAttempts(self._api, subjects, self.clock, self._on_quiet, self._sequence_of)
         self._heartbeats = Heartbeats(session, subjects, self.clock, self._on_heartbeat)
         self.slots = SlotKeys(subjects, shards, outbox)
-        self._contents = Contents(artifacts, self._plan_of, self._on_complete)
+        store = CheckpointStore(session, subjects, number, artifacts)
+        self._checkpoint_store = store
+        self.checkpoints = Checkpoints(store, self, self._api, subjects, number, checkpoint_after_s)
+        passive = self.mailbox.passive
+        self._contents = Contents(artifacts, self._plan_of, passive, self.checkpoints.activate, self._on_complete)
         self.performer = Performer(
             session,
             subjects,
@@ -115,6 +124,9 @@ class Shard:
         self._awaited = asyncio.Event()
         self._reopening = asyncio.Event()
         self._ticked_at = time.monotonic()
+        self._restored: list[str] = []
+        self._identity: LogIdentity | None = None
+        self._last_entry: Entry | None = None
 
     @property
     def next_sequence(self) -> int:
@@ -122,21 +134,19 @@ class Shard:
 
     def position(self) -> int:
         """The sequence a new owner must read from; only sensible while live."""
-        held = (self.mailbox, self.slots, self._contents)
+        held = (self.mailbox, self.slots, self._contents, self.checkpoints)
         return min(one.position(self.next_sequence) for one in held)
 
-    async def run(self, from_sequence: int) -> None:
-        """Owns the shard from `from_sequence` on; raises SessionLost or RequestTimeout when it cannot begin."""
+    async def run(self) -> None:
+        """Owns the shard from its mark on; raises SessionLost, RequestTimeout or StorageUnavailable before it can."""
         self._session.when_lost(self._over.set)
         info = await self._api.stream_info(self._stream)
         if info is None:
             raise RequestTimeout(f"the stream {self._stream} is missing: the log is gone, nothing is made in its place")
         self._learn_time(info)
         self._head = int(info["state"]["last_seq"])
-        if from_sequence > self._head + 1:
-            # The log was restored, or lost its end with the power: waiting for that sequence would skip what comes.
-            log.error("log_ends_before_its_mark", shard=self.number, mark=from_sequence, head=self._head)
-            from_sequence = 1
+        from_sequence, in_the_log = await self._where_to_begin(str(info["created"]))
+        self._restored = await self.checkpoints.load(self._arm, in_the_log)
         tasks = [
             asyncio.create_task(work, name=f"shard-{self.number}-{name}")
             for name, work in (
@@ -148,6 +158,7 @@ class Shard:
                 ("quiet", self._quiet.run()),
                 ("heartbeats", self._heartbeats.run()),
                 ("contents", self._contents.run()),
+                ("checkpoints", self.checkpoints.run()),
             )
         ]
         try:
@@ -169,6 +180,38 @@ class Shard:
         finally:
             await self._stop(tasks)
 
+    async def _where_to_begin(self, created: str) -> tuple[int, set[str] | None]:
+        """The sequence to read from; and of a log that is not the one that was folded, the executions it begins."""
+        mark = await self._checkpoint_store.mark()
+        self.checkpoints.mark = mark
+        likeness = Likeness.SAME
+        if mark.identity is not None:
+            likeness = await compare(self._api, self._stream, mark.identity)
+        self._identity = mark.identity if likeness is Likeness.SAME and mark.identity else LogIdentity(created)
+        if likeness is not Likeness.OTHER and mark.sequence <= self._head + 1:
+            return mark.sequence, None
+        # It was restored, or lost its end with the power: other facts stand where the mark is.
+        log.error("log_is_another", shard=self.number, mark=mark.sequence, head=self._head)
+        self.checkpoints.mark = replace(mark, sequence=1)
+        started = self._subjects.all_started(self.number)
+        found = await read_all(self._session, self._stream, (started,))
+        subjects = [self._subjects.parse_fact(entry.subject) for entry in found]
+        return 1, {subject.execution for subject in subjects if subject is not None}
+
+    def note_identity(self) -> LogIdentity | None:
+        """Which log was folded, as far as it was; kept beside the mark."""
+        last = self._last_entry
+        if last is not None and self._identity is not None:
+            self._identity.note(last.sequence, last.subject, last.at)
+        return self._identity
+
+    async def plan_of_digest(self, digest: str) -> Plan | None:
+        return await self._load_plan(self._session, digest)
+
+    def _arm(self, execution: str, task: str | None, at: float) -> None:
+        """A timer of an execution that stays where it is; overdue ones wait as after every takeover."""
+        self.performer.timers.arm((execution, task), max(at, self.clock.now() + OVERDUE_WAIT_S))
+
     async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
         self._session.not_when_lost(self._over.set)
         if self._timer is not None:
@@ -187,6 +230,7 @@ class Shard:
 
     def _on_entry(self, entry: Entry) -> None:
         self.performer.counters.facts += 1
+        self._last_entry = entry
         subject = self._subjects.parse_fact(entry.subject)
         fact = decode_fact(subject, entry.data, entry.at) if subject is not None else None
         if isinstance(fact, Started) and shard_of(fact.execution, self._shards) != self.number:
@@ -222,18 +266,15 @@ class Shard:
         elif fact.execution in self.mailbox.reopening:
             self._reopening.set()
 
-    def _on_complete(self, facts: list[tuple[Fact, int]]) -> None:
-        """The facts of an execution whose contents were waited for."""
+    def _on_complete(self, execution: str, facts: list[tuple[Fact, int]]) -> None:
+        """The facts of an execution that waited for a content, or to be brought back; none when its timer called."""
         if len(facts) == 1:
             self._deliver(*facts[0])
             return
         for fact, sequence in facts:
             self.mailbox.deliver(fact, sequence)
         # The effects of earlier facts are stale once later ones are folded; what is open is derived from the state.
-        self._wake_up(facts[0][0].execution)
-
-    def _wake_up(self, execution: str) -> None:
-        self._resume(execution)
+        self._resume(execution, is_taken_over=False)
         if execution in self.mailbox.parked:
             self._parked_by_replay.add(execution)
             self._awaited.set()
@@ -248,6 +289,8 @@ class Shard:
 
     def _replay(self, fact: Fact, sequence: int) -> None:
         """Collects the facts of executions that are open; those of a finished one are dropped unread by any actor."""
+        if self.mailbox.is_folded(fact.execution, sequence):
+            return
         if fact.execution.startswith(KEY_PREFIX):
             self.slots.on_fact(fact, sequence, is_live=False)
         elif isinstance(fact, Finished):
@@ -272,6 +315,11 @@ class Shard:
             if execution is not None:
                 resumed += 1
                 self._resume(execution.id)
+        for execution_id in self._restored:
+            if execution_id not in replayed and execution_id in self.mailbox.executions:
+                resumed += 1
+                self._resume(execution_id)
+        self._set_timer()
         self.slots.resume()
         self._parked_by_replay = set(self.mailbox.parked)
         if self._parked_by_replay:
@@ -281,11 +329,11 @@ class Shard:
         self._at_head.set()
         log.debug("shard_live", shard=self.number, resumed=resumed, head=self._head)
 
-    def _resume(self, execution_id: str) -> None:
+    def _resume(self, execution_id: str, *, is_taken_over: bool = True) -> None:
         execution = self.mailbox.executions.get(execution_id)
         if execution is None:
             return
-        self.performer.overdue_not_before = self.clock.now() + OVERDUE_WAIT_S
+        self.performer.overdue_not_before = self.clock.now() + OVERDUE_WAIT_S if is_taken_over else 0.0
         try:
             self.performer.perform(execution, execution.outstanding(), is_fresh=False)
         except SessionLost:
@@ -401,7 +449,11 @@ class Shard:
             if not self.is_live:
                 continue
             try:
-                self._learn_time(await self._api.stream_info(self._stream) or {})
+                info = await self._api.stream_info(self._stream) or {}
+                self._learn_time(info)
+                if self._identity is not None and info.get("created") != self._identity.created:
+                    log.error("log_was_replaced", shard=self.number)
+                    self._over.set()
                 self.mailbox.drop_orphans(self.clock.now())
                 await self.slots.sweep(self._api, self.clock.now(), self._has_finished)
                 age_s = min(SWEEP_AGE_MIN_S, self._sweep_interval_s)
@@ -460,6 +512,7 @@ class Shard:
         for execution_id, task in self.performer.timers.due(now, TIMERS_A_TURN):
             execution = self.mailbox.executions.get(execution_id)
             if execution is None:
+                self._contents.call(execution_id)
                 continue
             try:
                 self.performer.perform(execution, execution.expire(task, now), is_fresh=True)

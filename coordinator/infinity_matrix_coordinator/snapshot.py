@@ -63,9 +63,7 @@ def restore(record: dict[str, Any], plan: Plan, sequence: int) -> ExecutionActor
     if record["v"] != SNAPSHOT_VERSION:
         raise ValueError(f"a snapshot of version {record['v']} cannot be read")
     started = record["started"]
-    execution = ExecutionActor(
-        Started(**{**started, "priority": Priority(started["priority"])}), plan, sequence
-    )
+    execution = ExecutionActor(Started(**{**started, "priority": Priority(started["priority"])}), plan, sequence)
     for name in _PLAIN:
         if name in record:
             setattr(execution, name, record[name])
@@ -168,7 +166,7 @@ def _restore_group(record: dict[str, Any]) -> Group:
         group.states[index] = TaskState(state)
         group.results[index] = result
         group.attempts[index] = attempts
-    group.attempts.update({index: count for index, count in record["attempts"]})
+    group.attempts.update(dict(record["attempts"]))
     return group
 
 

@@ -1,0 +1,196 @@
+"""The store of checkpoints: one record for each execution that is open for long, and one mark for each shard.
+
+A record is replaced only by one that is folded further, by compare-and-set; the mark, the sequence a new owner reads
+from, is only raised. Neither is ever set back by an owner that lags.
+"""
+
+import base64
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from infinity_matrix_actors.errors import StorageUnavailable
+from infinity_matrix_bus.api import JetStreamApi, StoredMessage
+from infinity_matrix_bus.artifacts import ArtifactStore
+from infinity_matrix_bus.codec import Undecodable, decode, decode_record, encode
+from infinity_matrix_bus.history import read_each
+from infinity_matrix_bus.log import get_logger
+from infinity_matrix_bus.log_reader import Entry
+from infinity_matrix_bus.publisher import Fate, read_ack
+from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session
+from infinity_matrix_bus.subjects import Subjects
+
+from infinity_matrix_coordinator.log_identity import LogIdentity
+
+TIMEOUT_S = 5.0
+#: A state that is larger when packed goes to the artifacts, and its record names it.
+STATE_BYTES_MAX = 512 * 1024
+#: A record is not unpacked above this.
+UNPACKED_BYTES_MAX = 256 * 1024 * 1024
+log = get_logger("infinity_matrix.coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One execution's state, folded up to a place in the log.
+
+    `timers` are (task or None, stream time); `is_waiting`: nothing of it is dispatched, so that only a fact or a timer
+    wakes it. `state` is the snapshot, packed; `finishes` counts how often it has ended.
+    """
+
+    execution: str
+    definition: str
+    folded: int
+    timers: tuple[tuple[str | None, float], ...]
+    is_waiting: bool
+    finishes: int
+    state: Any
+    revision: int = 0
+    #: What a listing shows of it.
+    workflow: str = ""
+    state_name: str = ""
+    started_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a new owner begins, and of which log."""
+
+    sequence: int = 1
+    identity: LogIdentity | None = None
+    revision: int = 0
+
+
+class CheckpointStore:
+    """The checkpoints of one shard, on one session."""
+
+    def __init__(self, session: Session, subjects: Subjects, shard: int, artifacts: ArtifactStore) -> None:
+        self._session = session
+        self._api = JetStreamApi(session)
+        self._subjects = subjects
+        self._shard = shard
+        self._artifacts = artifacts
+        self._stream = subjects.bucket_stream("checkpoints")
+
+    async def save(self, checkpoint: Checkpoint, snapshot: dict[str, Any]) -> int | None:
+        """Stores a checkpoint in place of the revision it names; answers the new one, None when another is there.
+
+        Raises StorageUnavailable, SessionLost, PayloadTooLarge.
+        """
+        data = encode(snapshot, "the state", limit_bytes=UNPACKED_BYTES_MAX)
+        packed = zlib.compress(data, 1)
+        state: Any
+        if len(packed) <= STATE_BYTES_MAX:
+            state = base64.b85encode(packed).decode()
+        else:
+            state = await self._artifacts.put(data, "the state")
+        record = {
+            "v": 1,
+            "definition": checkpoint.definition,
+            "folded": checkpoint.folded,
+            "timers": checkpoint.timers,
+            "waiting": checkpoint.is_waiting,
+            "finishes": checkpoint.finishes,
+            "workflow": checkpoint.workflow,
+            "status": checkpoint.state_name,
+            "started_at": checkpoint.started_at,
+            "state": state,
+        }
+        subject = self._subjects.checkpoint(self._shard, checkpoint.execution)
+        return await self._put(subject, encode(record), checkpoint.revision)
+
+    async def read(self, execution: str) -> Checkpoint | None:
+        """The checkpoint of an execution; raises StorageUnavailable, SessionLost."""
+        try:
+            stored = await self._api.last_message(self._stream, self._subjects.checkpoint(self._shard, execution))
+        except RequestTimeout as error:
+            raise StorageUnavailable(f"the checkpoint of {execution} could not be read: {error}") from error
+        return None if stored is None else self._read(stored.subject, stored.data, stored.sequence)
+
+    async def each(self, take: Callable[[Checkpoint], None]) -> None:
+        """Calls `take` for every checkpoint of the shard; raises StorageUnavailable, SessionLost."""
+
+        def on_entry(entry: Entry) -> None:
+            checkpoint = self._read(entry.subject, entry.data, entry.sequence)
+            if checkpoint is not None:
+                take(checkpoint)
+
+        await read_each(self._session, self._stream, (self._subjects.checkpoint(self._shard, "*"),), on_entry)
+
+    async def snapshot_of(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The snapshot in a checkpoint; raises StorageUnavailable when it cannot be read."""
+        if isinstance(checkpoint.state, dict):
+            found = await self._artifacts.get_json(checkpoint.state)
+        else:
+            try:
+                unpacker = zlib.decompressobj()
+                found = decode(unpacker.decompress(base64.b85decode(checkpoint.state), UNPACKED_BYTES_MAX))
+            except (zlib.error, ValueError, TypeError, Undecodable) as error:
+                raise StorageUnavailable(f"the checkpoint of {checkpoint.execution} cannot be read: {error}") from error
+        if not isinstance(found, dict):
+            raise StorageUnavailable(f"the checkpoint of {checkpoint.execution} holds no state")
+        return found
+
+    async def delete(self, execution: str) -> None:
+        """Takes a checkpoint out; raises StorageUnavailable, SessionLost."""
+        await self._api.purge(self._stream, self._subjects.checkpoint(self._shard, execution))
+
+    async def mark(self) -> Mark:
+        """The shard's mark; the beginning of the log when there is none."""
+        stored = await self._api.last_message(self._stream, self._subjects.mark(self._shard))
+        return Mark() if stored is None else _read_mark(stored)
+
+    async def raise_mark(self, known: Mark, sequence: int, identity: LogIdentity | None) -> Mark:
+        """Raises the mark to `sequence`; answers what is there then, which another owner may have raised further."""
+        record: dict[str, Any] = {"sequence": sequence, "log": None if identity is None else identity.record()}
+        revision = await self._put(self._subjects.mark(self._shard), encode(record), known.revision)
+        return await self.mark() if revision is None else Mark(sequence, identity, revision)
+
+    async def _put(self, subject: str, data: bytes, revision: int) -> int | None:
+        headers = f"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: {revision}\r\n\r\n".encode()
+        try:
+            ack = read_ack(await self._session.request(subject, data, TIMEOUT_S, headers), None)
+        except (NoResponders, RequestTimeout) as error:
+            raise StorageUnavailable(f"{subject} was not stored: {error}") from error
+        if ack.fate is Fate.STORED:
+            return ack.sequence
+        if "wrong last sequence" in ack.reason:
+            return None
+        raise StorageUnavailable(f"{subject} was not stored: {ack.reason}")
+
+    def _read(self, subject: str, data: bytes, revision: int) -> Checkpoint | None:
+        execution = subject.rpartition(".")[2]
+        if not data:
+            return None
+        try:
+            record = decode_record(data)
+            timers = tuple((task, float(at)) for task, at in record["timers"])
+            return Checkpoint(
+                execution,
+                str(record["definition"]),
+                int(record["folded"]),
+                timers,
+                record["waiting"] is True,
+                int(record["finishes"]),
+                record["state"],
+                revision,
+                str(record["workflow"]),
+                str(record["status"]),
+                float(record["started_at"]),
+            )
+        except (Undecodable, KeyError, TypeError, ValueError) as error:
+            log.error("checkpoint_unreadable", execution=execution, reason=str(error))
+            return None
+
+
+def _read_mark(stored: StoredMessage) -> Mark:
+    try:
+        found = decode(stored.data)
+        if isinstance(found, int):
+            return Mark(found, None, stored.sequence)
+        identity = LogIdentity.read(found["log"]) if found.get("log") else None
+        return Mark(int(found["sequence"]), identity, stored.sequence)
+    except (Undecodable, KeyError, TypeError, ValueError, AttributeError) as error:
+        log.error("mark_unreadable", reason=str(error))
+        return Mark(1, None, stored.sequence)

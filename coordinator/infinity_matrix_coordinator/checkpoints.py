@@ -1,0 +1,277 @@
+"""Checkpoints of one shard: what is open for long is stored, and what only waits leaves memory until it is called.
+
+Short executions never touch the store. The mark follows what is stored: a new owner reads the records, then the log
+from the mark on, and skips of each execution what its record has folded.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from infinity_matrix_actors.effect import Arm
+from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge
+from infinity_matrix_actors.plan import Plan
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.log import get_logger
+from infinity_matrix_bus.session import SessionLost
+from infinity_matrix_bus.subjects import Subjects
+
+from infinity_matrix_coordinator.checkpoint_store import Checkpoint, CheckpointStore, Mark
+from infinity_matrix_coordinator.execution import CLEAN
+from infinity_matrix_coordinator.execution_actor import ExecutionActor
+from infinity_matrix_coordinator.log_identity import LogIdentity
+from infinity_matrix_coordinator.mailbox import Mailbox
+from infinity_matrix_coordinator.snapshot import restore, snapshot
+
+#: How long an execution is open, or has been changed, before it is stored.
+CHECKPOINT_AFTER_S = 20.0
+CHECKPOINT_INTERVAL_S = 5.0
+#: Records written at once, and by one turn; what is left is written by the next.
+WRITES_AT_ONCE = 32
+WRITES_A_TURN = 4096
+#: Ends looked for with one request.
+ENDS_A_REQUEST = 256
+Item = TypeVar("Item")
+log = get_logger("infinity_matrix.coordinator")
+
+
+class CheckpointTarget(Protocol):
+    """What the checkpoints need of their shard."""
+
+    mailbox: Mailbox
+    is_live: bool
+
+    @property
+    def next_sequence(self) -> int: ...
+
+    def position(self) -> int: ...
+
+    def note_identity(self) -> LogIdentity | None: ...
+
+    async def plan_of_digest(self, digest: str) -> Plan | None: ...
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is stored of one execution."""
+
+    revision: int
+    folded: int
+
+
+class Checkpoints:
+    """The records of one shard, as this owner knows them."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        target: CheckpointTarget,
+        api: JetStreamApi,
+        subjects: Subjects,
+        shard: int,
+        after_s: float = CHECKPOINT_AFTER_S,
+    ) -> None:
+        self._store = store
+        self._target = target
+        self._api = api
+        self._subjects = subjects
+        self._shard = shard
+        self._after_s = after_s
+        self._interval_s = min(CHECKPOINT_INTERVAL_S, after_s)
+        self._records: dict[str, _Record] = {}
+        #: Executions that ended, with the sequence the mark must pass before their records may go.
+        self._ended: dict[str, int] = {}
+        #: Those being stored, with the first fact that is not in what is stored before.
+        self._saving: dict[str, int] = {}
+        self.mark = Mark()
+
+    # Taking over.
+
+    async def load(
+        self, arm: Callable[[str, str | None, float], None], in_the_log: Container[str] | None = None
+    ) -> list[str]:
+        """Reads the records: what only waits stays where it is and its timers are armed, the rest is restored.
+
+        `in_the_log` is given where the log is not the one that was folded: executions it still has from their start
+        are folded from there, and of the others every fact that is left is folded once more. Answers the executions
+        restored, which are to be resumed at the head. Raises StorageUnavailable, SessionLost.
+        """
+        waiting: list[Checkpoint] = []
+        working: list[Checkpoint] = []
+
+        def take(checkpoint: Checkpoint) -> None:
+            if in_the_log is not None:
+                checkpoint = replace(checkpoint, folded=0, is_waiting=False)
+                if checkpoint.execution in in_the_log:
+                    self._know(checkpoint)
+                    return
+            (waiting if checkpoint.is_waiting else working).append(checkpoint)
+
+        await self._store.each(take)
+        ended = await self._find_ended([*waiting, *working])
+        mailbox = self._target.mailbox
+        for checkpoint in waiting:
+            if checkpoint.execution not in ended:
+                self._know(checkpoint)
+                mailbox.passive[checkpoint.execution] = checkpoint.folded
+                for task, at in checkpoint.timers:
+                    arm(checkpoint.execution, task, at)
+        restored = [one.execution for one in working if one.execution not in ended and await self._restore(one)]
+        for execution in ended:
+            await self._store.delete(execution)
+        return restored
+
+    async def activate(self, execution: str) -> bool:
+        """Brings an execution that left memory back; answers whether there is one. Raises StorageUnavailable."""
+        checkpoint = await self._store.read(execution)
+        if checkpoint is None:
+            # Another owner saw its end, and took the record out.
+            self._target.mailbox.passive.pop(execution, None)
+            return False
+        return await self._restore(checkpoint)
+
+    async def _restore(self, checkpoint: Checkpoint) -> bool:
+        plan = await self._target.plan_of_digest(checkpoint.definition)
+        while plan is None:
+            await asyncio.sleep(self._interval_s)
+            plan = await self._target.plan_of_digest(checkpoint.definition)
+        try:
+            actor = restore(await self._store.snapshot_of(checkpoint), plan, CLEAN)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            log.error("checkpoint_unreadable", execution=checkpoint.execution, reason=reason)
+            return False
+        actor.folded = checkpoint.folded
+        self._know(checkpoint)
+        self._target.mailbox.restored(actor)
+        return True
+
+    def _know(self, checkpoint: Checkpoint) -> None:
+        self._records[checkpoint.execution] = _Record(checkpoint.revision, checkpoint.folded)
+
+    async def _find_ended(self, checkpoints: list[Checkpoint]) -> set[str]:
+        """Executions that ended before the mark: a lagging owner may have stored one again. Nobody reads their ends."""
+        ends = {
+            self._subjects.finished(self._shard, one.execution, one.finishes + 1): one.execution for one in checkpoints
+        }
+        found: set[str] = set()
+        for subjects in _chunks(list(ends), ENDS_A_REQUEST):
+            for message in await self._api.multi_last(self._subjects.facts_stream(self._shard), list(subjects)) or ():
+                if message.sequence < self.mark.sequence:
+                    found.add(ends[message.subject])
+        return found
+
+    # Storing.
+
+    def position(self, next_sequence: int) -> int:
+        """The sequence a new owner must read from, as far as it hangs on what is being stored."""
+        return min([next_sequence, *self._saving.values()])
+
+    async def run(self) -> None:
+        """Stores, raises the mark and tidies until cancelled."""
+        heads: deque[int] = deque(maxlen=max(1, round(self._after_s / self._interval_s)))
+        while True:
+            await asyncio.sleep(self._interval_s)
+            if not self._target.is_live:
+                continue
+            if len(heads) == heads.maxlen:
+                await self._guarded(heads[0])
+            heads.append(self._target.next_sequence)
+
+    async def _guarded(self, before: int) -> None:
+        try:
+            await self.save(before)
+            position = self._target.position()
+            if position > self.mark.sequence:
+                self.mark = await self._store.raise_mark(self.mark, position, self._target.note_identity())
+            await self._tidy()
+        except SessionLost:
+            return
+        except InfinityMatrixError as error:
+            log.info("checkpoints_postponed", shard=self._shard, reason=str(error))
+
+    async def save(self, before: int) -> None:
+        """Stores every execution with a fact older than the sequence `before` that is not stored."""
+        due = [one for one in self._target.mailbox.executions.values() if one.sequence < before and not one.is_decided]
+        for executions in _chunks(due[:WRITES_A_TURN], WRITES_AT_ONCE):
+            await asyncio.gather(*(self._save(execution) for execution in executions))
+
+    async def _save(self, execution: ExecutionActor) -> None:
+        if execution.id in self._saving or self._target.mailbox.executions.get(execution.id) is not execution:
+            return
+        record = self._records.get(execution.id)
+        timers = tuple((one.task, one.at) for one in execution.outstanding() if isinstance(one, Arm))
+        checkpoint = Checkpoint(
+            execution.id,
+            execution.started.definition,
+            execution.folded,
+            timers,
+            _only_waits(execution),
+            execution.finishes,
+            None,
+            0 if record is None else record.revision,
+            execution.plan.definition.name,
+            str(execution.state),
+            execution.started.at,
+        )
+        self._saving[execution.id] = first = execution.sequence
+        execution.sequence = CLEAN
+        try:
+            revision = await self._store.save(checkpoint, snapshot(execution))
+            if revision is None:
+                await self._adopt(execution, first)
+            else:
+                self._records[execution.id] = _Record(revision, checkpoint.folded)
+        except PayloadTooLarge as error:
+            # It keeps its place in the log instead, for as long as that is kept.
+            execution.sequence = min(first, execution.sequence)
+            log.error("checkpoint_too_large", execution=execution.id, reason=str(error))
+        except BaseException:
+            execution.sequence = min(first, execution.sequence)
+            raise
+        finally:
+            del self._saving[execution.id]
+        if execution.sequence == CLEAN and _only_waits(execution):
+            self._target.mailbox.passivate(execution)
+
+    async def _adopt(self, execution: ExecutionActor, first: int) -> None:
+        """Another owner stored it: what is folded as far is as good as this owner's own."""
+        stored = await self._store.read(execution.id)
+        if stored is not None:
+            self._know(stored)
+        if stored is None or stored.folded < execution.folded:
+            execution.sequence = min(first, execution.sequence)
+
+    async def _tidy(self) -> None:
+        """Takes out the records of executions whose end nobody needs to read any more."""
+        mailbox = self._target.mailbox
+        for execution in self._records.keys() - mailbox.executions.keys() - mailbox.passive.keys():
+            if execution not in mailbox.reopening:
+                self._ended.setdefault(execution, self._target.next_sequence)
+        for execution, sequence in list(self._ended.items()):
+            if execution in mailbox.executions:
+                del self._ended[execution]
+            elif self.mark.sequence >= sequence:
+                await self._store.delete(execution)
+                del self._ended[execution]
+                self._records.pop(execution, None)
+
+
+def _only_waits(execution: ExecutionActor) -> bool:
+    """Nothing of it is under way: only a fact or a timer goes on with it."""
+    return not (
+        execution.open
+        or execution.notices
+        or execution.calls
+        or execution.holds
+        or execution.stopped_at is not None
+        or execution.is_decided
+        or any(actor.closed for actor in execution.tasks.values())
+    )
+
+
+def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
