@@ -106,13 +106,13 @@ class CheckpointStore:
             stored = await self._api.last_message(self._stream, self._subjects.checkpoint(self._shard, execution))
         except RequestTimeout as error:
             raise StorageUnavailable(f"the checkpoint of {execution} could not be read: {error}") from error
-        return None if stored is None else self._read(stored.subject, stored.data, stored.sequence)
+        return None if stored is None else read_checkpoint(stored.subject, stored.data, stored.sequence)
 
     async def each(self, take: Callable[[Checkpoint], None]) -> None:
         """Calls `take` for every checkpoint of the shard; raises StorageUnavailable, SessionLost."""
 
         def on_entry(entry: Entry) -> None:
-            checkpoint = self._read(entry.subject, entry.data, entry.sequence)
+            checkpoint = read_checkpoint(entry.subject, entry.data, entry.sequence)
             if checkpoint is not None:
                 take(checkpoint)
 
@@ -159,29 +159,31 @@ class CheckpointStore:
             return None
         raise StorageUnavailable(f"{subject} was not stored: {ack.reason}")
 
-    def _read(self, subject: str, data: bytes, revision: int) -> Checkpoint | None:
-        execution = subject.rpartition(".")[2]
-        if not data:
-            return None
-        try:
-            record = decode_record(data)
-            timers = tuple((task, float(at)) for task, at in record["timers"])
-            return Checkpoint(
-                execution,
-                str(record["definition"]),
-                int(record["folded"]),
-                timers,
-                record["waiting"] is True,
-                int(record["finishes"]),
-                record["state"],
-                revision,
-                str(record["workflow"]),
-                str(record["status"]),
-                float(record["started_at"]),
-            )
-        except (Undecodable, KeyError, TypeError, ValueError) as error:
-            log.error("checkpoint_unreadable", execution=execution, reason=str(error))
-            return None
+
+def read_checkpoint(subject: str, data: bytes, revision: int) -> Checkpoint | None:
+    """The checkpoint in a message of the store; None, and an error in the log, for one that cannot be read."""
+    execution = subject.rpartition(".")[2]
+    if not data:
+        return None
+    try:
+        record = decode_record(data)
+        timers = tuple((task, float(at)) for task, at in record["timers"])
+        return Checkpoint(
+            execution,
+            str(record["definition"]),
+            int(record["folded"]),
+            timers,
+            record["waiting"] is True,
+            int(record["finishes"]),
+            record["state"],
+            revision,
+            str(record["workflow"]),
+            str(record["status"]),
+            float(record["started_at"]),
+        )
+    except (Undecodable, KeyError, TypeError, ValueError) as error:
+        log.error("checkpoint_unreadable", execution=execution, reason=str(error))
+        return None
 
 
 def _read_mark(stored: StoredMessage) -> Mark:

@@ -10,10 +10,12 @@ from typing import Any
 from infinity_matrix_actors.fact import Command, CommandKind, Finished, Started
 from infinity_matrix_actors.state import ExecutionState
 from infinity_matrix_bus.facts import decode_fact
-from infinity_matrix_bus.history import read_all
+from infinity_matrix_bus.history import read_all, read_each
 from infinity_matrix_bus.log_reader import Entry
 from infinity_matrix_bus.session import Session
 from infinity_matrix_bus.subjects import Subjects
+
+from infinity_matrix_coordinator.checkpoint_store import Checkpoint, read_checkpoint
 
 #: Of a tick that a schedule passed over.
 SKIPPED = "skipped"
@@ -95,7 +97,25 @@ async def list_shard(session: Session, subjects: Subjects, shard: int) -> list[E
         subjects.all_finished(shard),
         *(subjects.all_commands(shard, str(kind)) for kind in _COMMANDS),
     )
-    return summarize(subjects, await read_all(session, subjects.facts_stream(shard), filters))
+    found = summarize(subjects, await read_all(session, subjects.facts_stream(shard), filters))
+    known = {summary.execution_id for summary in found}
+
+    def take(entry: Entry) -> None:
+        checkpoint = read_checkpoint(entry.subject, entry.data, entry.sequence)
+        if checkpoint is not None and checkpoint.execution not in known:
+            found.append(_checkpointed(checkpoint))
+
+    # Open for longer than the log keeps facts.
+    await read_each(session, subjects.bucket_stream("checkpoints"), (subjects.checkpoint(shard, "*"),), take)
+    return found
+
+
+def _checkpointed(checkpoint: Checkpoint) -> ExecutionSummary:
+    is_paused = checkpoint.state_name == ExecutionState.PAUSED
+    state = str(ExecutionState.PAUSED if is_paused else ExecutionState.RUNNING)
+    return ExecutionSummary(
+        checkpoint.execution, checkpoint.workflow, state, checkpoint.started_at, None, checkpoint.definition
+    )
 
 
 def summarize(subjects: Subjects, entries: Iterable[Entry]) -> list[ExecutionSummary]:

@@ -32,11 +32,13 @@ from infinity_matrix_bus.publisher import Fate, Outbox, read_ack
 from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session
 from infinity_matrix_bus.subjects import FactSubject, Subjects, shard_of
 
+from infinity_matrix_coordinator.checkpoint_store import CheckpointStore
 from infinity_matrix_coordinator.contents import with_content
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection, list_shard
 from infinity_matrix_coordinator.offload import fitting
 from infinity_matrix_coordinator.patience import LOSSES, Patience, patiently
+from infinity_matrix_coordinator.snapshot import restore
 from infinity_matrix_coordinator.views import (
     ExecutionResult,
     StatusUpdate,
@@ -223,7 +225,7 @@ class Operations:
         facts = await self.facts_of(execution)
         started = next(((sequence, fact) for sequence, fact in facts if isinstance(fact, Started)), None)
         if started is None:
-            raise UnknownExecution(execution)
+            return await self._fold_from_checkpoint(execution, facts)
         plan = await self.plan(started[1].definition)
         whole = await with_content(started[1], plan, self.artifacts)
         assert isinstance(whole, Started)
@@ -234,6 +236,26 @@ class Operations:
             if fact is not started[1]:
                 actor.receive(await with_content(fact, plan, self.artifacts))
         return actor
+
+    async def _fold_from_checkpoint(self, execution: str, facts: list[tuple[int, Fact]]) -> ExecutionActor:
+        """The state of an execution that is open for longer than the log keeps facts."""
+        store = await self._checkpoints(execution)
+        checkpoint = await store.read(execution)
+        if checkpoint is None:
+            raise UnknownExecution(execution)
+        plan = await self.plan(checkpoint.definition)
+        try:
+            actor = restore(await store.snapshot_of(checkpoint), plan, checkpoint.folded)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageUnavailable(f"the checkpoint of {execution} cannot be read: {error}") from error
+        for sequence, fact in facts:
+            if sequence > checkpoint.folded:
+                actor.receive(await with_content(fact, plan, self.artifacts))
+        return actor
+
+    async def _checkpoints(self, execution: str) -> CheckpointStore:
+        shard = shard_of(execution, self.installation.shards)
+        return CheckpointStore(await self.session(), self.subjects, shard, self.artifacts)
 
     async def run(
         self,
@@ -372,7 +394,10 @@ class Operations:
             raise ExecutionExists(execution, "input")
 
     async def _check_exists(self, execution: str) -> None:
-        if await self.started_of(execution) is None:
+        if (
+            await self.started_of(execution) is None
+            and await (await self._checkpoints(execution)).read(execution) is None
+        ):
             raise UnknownExecution(execution)
 
     async def plan(self, digest: str) -> Plan:

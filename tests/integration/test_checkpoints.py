@@ -1,0 +1,132 @@
+"""Executions that are open for long: stored, out of memory, back at their next fact or timer, beyond the log's age."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from harness import until
+from infinity_matrix.client import Client
+from infinity_matrix.workflow import Task, Workflow
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.server import EmbeddedServer
+from infinity_matrix_bus.session import Endpoint
+from infinity_matrix_coordinator.process import Coordinator
+
+AFTER_S = 0.4
+WAIT_S = 20.0
+_SECOND = 1_000_000_000
+WORKFLOW = Workflow(
+    "patient",
+    tasks=[Task("first", sleep=0.1), Task("second", wait_for="go", depends_on=["first"]), Task("third", sleep=0.1)],
+)
+
+
+@pytest.fixture
+async def running(server: EmbeddedServer) -> AsyncIterator[Coordinator]:
+    coordinator = await coordinate(server)
+    yield coordinator
+    await coordinator.stop()
+
+
+async def coordinate(server: EmbeddedServer) -> Coordinator:
+    return await Coordinator(Endpoint(server.url, token=server.token), shards=2, checkpoint_after_s=AFTER_S).start()
+
+
+async def connected(server: EmbeddedServer) -> Client:
+    return await Client(Endpoint(server.url, token=server.token)).open()
+
+
+def passive(coordinator: Coordinator) -> int:
+    return sum(len(shard.mailbox.passive) for shard in coordinator.shards.values())
+
+
+def active(coordinator: Coordinator) -> int:
+    return sum(len(shard.mailbox.executions) for shard in coordinator.shards.values())
+
+
+async def test_what_only_waits_leaves_memory_and_comes_back_on_its_signal(
+    server: EmbeddedServer, running: Coordinator
+) -> None:
+    client = await connected(server)
+    try:
+        ids = [await client.start_definition(WORKFLOW.definition(), n) for n in range(20)]
+        await until(lambda: passive(running) == 20 and active(running) == 0, WAIT_S)
+        for id in ids:
+            await client.signal(id, "go", {"for": id})
+        results = await asyncio.gather(*(client.wait(id, WAIT_S) for id in ids))
+        assert [result.outputs["second"]["for"] for result in results] == ids
+        await until(lambda: passive(running) == 0 and active(running) == 0, WAIT_S)
+    finally:
+        await client.close()
+
+
+async def test_what_sleeps_out_of_memory_wakes_at_its_time(server: EmbeddedServer, running: Coordinator) -> None:
+    client = await connected(server)
+    try:
+        sleeping = Workflow("sleeping", tasks=[Task("nap", sleep=2.5)])
+        ids = [await client.start_definition(sleeping.definition(), n) for n in range(10)]
+        await until(lambda: passive(running) == 10, WAIT_S)
+        results = await asyncio.gather(*(client.wait(id, WAIT_S) for id in ids))
+        assert all(result.status == "completed" for result in results)
+        assert max(result.duration for result in results) < 4.5
+    finally:
+        await client.close()
+
+
+async def test_a_new_coordinator_takes_up_what_was_stored_without_reading_the_whole_log(
+    server: EmbeddedServer,
+) -> None:
+    coordinator = await coordinate(server)
+    client = await connected(server)
+    try:
+        ids = [await client.start_definition(WORKFLOW.definition(), n) for n in range(20)]
+        await until(lambda: passive(coordinator) == 20, WAIT_S)
+        await until(lambda: all(shard.checkpoints.mark.sequence > 1 for shard in coordinator.shards.values()), WAIT_S)
+        await coordinator.stop()
+        coordinator = await coordinate(server)
+        assert passive(coordinator) == 20
+        assert sum(shard.performer.counters.facts for shard in coordinator.shards.values()) < 40
+        for id in ids:
+            await client.signal(id, "go")
+        results = await asyncio.gather(*(client.wait(id, WAIT_S) for id in ids))
+        assert all(result.status == "completed" for result in results)
+    finally:
+        await client.close()
+        await coordinator.stop()
+
+
+async def test_an_execution_outlives_the_age_of_the_log(server: EmbeddedServer) -> None:
+    coordinator = await coordinate(server)
+    client = await connected(server)
+    try:
+        await shorten(client, 2)
+        ids = [await client.start_definition(WORKFLOW.definition(), n) for n in range(5)]
+        await until(lambda: passive(coordinator) == 5, WAIT_S)
+        await until(lambda: facts_left(client), 15.0)
+        await coordinator.stop()
+        coordinator = await coordinate(server)
+        assert {one.execution_id for one in await client.list(state="running")} == set(ids)
+        status = await client.get_status(ids[0])
+        assert (status.state, status.tasks["first"].state) == ("running", "completed")
+        for id in ids:
+            await client.signal(id, "go")
+        results = await asyncio.gather(*(client.wait(id, WAIT_S) for id in ids))
+        assert all(result.status == "completed" for result in results)
+    finally:
+        await client.close()
+        await coordinator.stop()
+
+
+async def shorten(client: Client, age_s: int) -> None:
+    api = JetStreamApi(client.connection.session)
+    for shard in range(2):
+        info: Any = await api.stream_info(f"IM_FACTS_{shard}")
+        await api.update_stream({**info["config"], "max_age": age_s * _SECOND})
+
+
+async def facts_left(client: Client) -> bool:
+    """Whether the log has expired whole."""
+    api = JetStreamApi(client.connection.session)
+    infos: list[Any] = [await api.stream_info(f"IM_FACTS_{shard}") for shard in range(2)]
+    return all(info["state"]["messages"] == 0 for info in infos)
