@@ -68,13 +68,18 @@ class Plan:
     undo_of: Mapping[str, str]
     #: Tasks whose results are looked into, by a condition or a formula.
     examined: frozenset[str]
-    #: Whether an expression or a schema looks into the input.
+    #: Whether an expression or a schema looks into the input, or into any result.
     examines_input: bool = False
+    examines_results: bool = False
+    #: Neither: whatever travels is only handed on.
+    examines_nothing: bool = True
     #: The key whose slots limit how many run, over `input`.
     key: Formula | None = None
 
     def examines(self, task: str) -> bool:
         """Whether something is decided by the result of a task, or of an instance `task~n`."""
+        if not self.examines_results:
+            return False
         base = task.split("~", 1)[0]
         node = self.nodes.get(base)
         if node is None:
@@ -126,6 +131,11 @@ class Plan:
             examined |= _examined(nodes[task.id])
         undo_nodes = {task.id: _compiled(task, ids, ids) for task in definition.on_failure}
         digest = digest or definition.digest()
+        key = _key(definition)
+        asks_input = definition.input_schema is not None or key is not None or any(map(_asks_input, nodes.values()))
+        asks_results = bool(examined) or any(
+            task.result_schema is not None or task.loop is not None for task in definition.tasks
+        )
         agents = {task.agent for task in (*definition.tasks, *definition.on_failure)} - {"", CHILD_AGENT}
         if definition.asks_host:
             agents.add(host_agent(digest))
@@ -140,10 +150,10 @@ class Plan:
             undo_nodes,
             {task.compensates: task.id for task in definition.on_failure if task.compensates is not None},
             frozenset(examined),
-            definition.input_schema is not None
-            or _key(definition) is not None
-            or any(map(_asks_input, nodes.values())),
-            _key(definition),
+            asks_input,
+            asks_results,
+            not asks_input and not asks_results,
+            key,
         )
 
 

@@ -42,6 +42,11 @@ def encode(value: Any, what: str = "the value", limit_bytes: int = MESSAGE_BYTES
     return data
 
 
+def json_size(value: Any) -> int:
+    """How many bytes the JSON of a value takes that came as JSON."""
+    return len(to_json(value, inf_nan_mode="constants"))
+
+
 def decode(data: bytes) -> Any:
     """The value of JSON or msgpack bytes; raises Undecodable, also for what would have no JSON form to send on."""
     try:

@@ -41,7 +41,8 @@ class Backlog:
             self._priorities[attempt] = priority
             if priority is Priority.HIGH:
                 self._high[agent] = self._high.get(agent, 0) + 1
-        if len(out) >= self._limit or not self._has_turn(agent, priority, len(out)):
+        size = len(out)
+        if size >= self._limit or (size >= LOWER_OUT_MAX and not self._has_turn(agent, priority, size)):
             self._held.setdefault(agent, {}).setdefault(priority, OrderedDict())[attempt] = None
             return False
         out[attempt] = 0

@@ -26,15 +26,16 @@ log = get_logger("infinity_matrix.coordinator")
 
 def unread_in(fact: Fact, plan: Plan | None) -> Any:
     """The value in a fact that decides something and has references; None for none. Without a plan any may decide."""
-    match fact:
-        case Outcome():
-            value = fact.result
-        case Started():
-            value = fact.input
-        case Signal():
-            value = fact.data
-        case _:
+    if isinstance(fact, Outcome):
+        if plan is not None and not plan.examines_results:
             return None
+        value = fact.result
+    elif isinstance(fact, Started):
+        value = fact.input
+    elif isinstance(fact, Signal):
+        value = fact.data
+    else:
+        return None
     if type(value) is not dict and type(value) is not list:
         return None
     return value if (plan is None or _is_examined(fact, plan)) and has_references(value) else None
@@ -92,6 +93,10 @@ class Contents:
 
     def __contains__(self, execution: str) -> bool:
         return execution in self._waiting
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._waiting
 
     def take(self, fact: Fact, sequence: int) -> bool:
         """Whether the fact waits here for its content, or for that of one before it."""

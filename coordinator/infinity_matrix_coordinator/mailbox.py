@@ -71,7 +71,7 @@ class Mailbox:
         """
         actor = self.executions.get(fact.execution)
         if actor is not None:
-            return self._receive(actor, fact, sequence) if sequence > actor.folded else []
+            return self.receive(actor, fact, sequence) if sequence > actor.folded else []
         if self._is_of_reopened(fact, sequence):
             return []
         if fact.execution in self._finished or fact.execution in self.quarantined:
@@ -88,7 +88,7 @@ class Mailbox:
             if parked is None:
                 plan = self._plan_of(fact.definition)
                 if plan is not None:
-                    return self._receive(self._open(fact, plan, sequence), fact, sequence)
+                    return self.receive(self._open(fact, plan, sequence), fact, sequence)
             parked = self._park(fact, sequence)
             parked.started = fact
             return []
@@ -135,7 +135,7 @@ class Mailbox:
     def _fold(self, actor: ExecutionActor, started: Started, facts: list[tuple[int, Fact]]) -> None:
         """All facts of one execution, `started` first even where a cancel is older."""
         for fact in (started, *(fact for _, fact in facts if fact is not started)):
-            self._receive(actor, fact, actor.sequence, is_kept=True)
+            self.receive(actor, fact, actor.sequence, is_kept=True)
             if actor.id in self.quarantined:
                 return
 
@@ -168,12 +168,12 @@ class Mailbox:
         del self.parked[execution]
         actor = self._open(parked.started, plan, parked.sequence)
         answers: list[tuple[Fact, list[Effect]]] = [
-            (parked.started, self._receive(actor, parked.started, parked.sequence))
+            (parked.started, self.receive(actor, parked.started, parked.sequence))
         ]
         # `started` goes first even where a cancel or a signal is older.
         for sequence, fact in parked.facts:
             if execution in self.executions:
-                answers.append((fact, self._receive(actor, fact, sequence)))
+                answers.append((fact, self.receive(actor, fact, sequence)))
         return answers
 
     def forget(self, execution: str) -> None:
@@ -214,10 +214,13 @@ class Mailbox:
         self.executions.pop(execution, None)
         self.passive.pop(execution, None)
 
-    def _receive(self, actor: ExecutionActor, fact: Fact, sequence: int, *, is_kept: bool = False) -> list[Effect]:
+    def receive(self, actor: ExecutionActor, fact: Fact, sequence: int, *, is_kept: bool = False) -> list[Effect]:
+        """Gives a fact to an actor that is there, and forgets it when that was its end, unless it `is_kept`."""
         # From here on the state is ahead of its checkpoint.
-        actor.sequence = min(actor.sequence, sequence)
-        actor.folded = max(actor.folded, sequence)
+        if sequence < actor.sequence:
+            actor.sequence = sequence
+        if sequence > actor.folded:
+            actor.folded = sequence
         try:
             effects = actor.receive(fact)
         except Exception as error:

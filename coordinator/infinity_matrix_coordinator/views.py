@@ -6,7 +6,7 @@ from typing import Any
 from infinity_matrix_actors.effect import Effect, PublishStatus
 from infinity_matrix_actors.errors import ExecutionFailed
 from infinity_matrix_actors.state import ExecutionState, TaskState
-from infinity_matrix_bus.codec import Undecodable, decode_record, parse_rfc3339
+from infinity_matrix_bus.codec import Undecodable, decode_record, json_size, parse_rfc3339
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 
@@ -161,25 +161,16 @@ def outputs_of(execution: ExecutionActor) -> dict[str, Any]:
 def is_small(outputs: dict[str, Any]) -> bool:
     """Whether the outputs go into the `finished` fact: then whoever waits reads one message instead of all of them.
 
-    A guess that never looks at more than it admits: about `OUTPUTS_SMALL` characters and values.
+    Stops at the first value that is too much, for all of them together may be a thousand times as large.
     """
     room = OUTPUTS_SMALL
-    stack: list[Any] = [outputs]
-    while stack and room > 0:
-        value = stack.pop()
-        room -= 8
-        if isinstance(value, str):
-            room -= len(value)
-        elif isinstance(value, dict):
-            room -= len(value)
-            if room > 0:
-                stack.extend(value)
-                stack.extend(value.values())
-        elif isinstance(value, list):
-            room -= len(value)
-            if room > 0:
-                stack.extend(value)
-    return room > 0
+    for name, value in outputs.items():
+        if isinstance(value, str | list | dict) and len(value) > room:
+            return False
+        room -= len(name) + json_size(value)
+        if room <= 0:
+            return False
+    return True
 
 
 def result_of_finished(execution_id: str, workflow: str, finished: bytes) -> ExecutionResult | None:
