@@ -18,7 +18,12 @@ LEASE_S = 30.0
 
 
 def is_undone(when: CompensateWhen, actor: TaskActor) -> bool:
-    """Whether a forward task is to be compensated. A closed attempt is unknown: its effect may have happened."""
+    """Whether a forward task is to be compensated. A closed attempt is unknown: its effect may have happened.
+
+    What a fork brought along was done by another execution, and is not this one's to undo.
+    """
+    if not actor.attempt:
+        return False
     match when:
         case CompensateWhen.DEFAULT:
             return actor.state is TaskState.COMPLETED or is_unknown(actor)

@@ -28,6 +28,7 @@ _PLAIN = (
     "finishes",
     "grace",
     "is_error_answered",
+    "runs",
     "settled",
     "slot_key",
     "stopped_at",
@@ -149,6 +150,7 @@ def _group(group: Group) -> dict[str, Any]:
         "first_error": group.first_error,
         "failures": group.failures,
         "is_done": group.is_done,
+        "is_cancelled": group.is_cancelled,
     }
 
 
@@ -161,6 +163,7 @@ def _restore_group(record: dict[str, Any]) -> Group:
         first_error=record["first_error"],
         failures=record["failures"],
         is_done=record["is_done"],
+        is_cancelled=record["is_cancelled"],
     )
     for index, state, result, attempts in record["settled"]:
         group.states[index] = TaskState(state)

@@ -60,7 +60,9 @@ def _decided(execution: Execution, fact: Signal, effects: list[Effect]) -> bool:
     decision = data.get("decision")
     if actor is None or not actor.is_waiting or actor.node.definition.approval is None:
         return False
-    if decision not in (APPROVED, REJECTED):
+    approval = actor.node.definition.approval
+    asked = approval.escalate_to if actor.is_escalated else approval.assignees
+    if decision not in (APPROVED, REJECTED) or (asked and data.get("by") not in asked):
         return False
     _conclude_approval(execution, name, actor, data, fact.at, effects)
     return True
