@@ -52,10 +52,11 @@ def snapshot(execution: ExecutionActor) -> dict[str, Any]:
     record["state"] = str(execution.state)
     record["stopped_by"] = None if execution.stopped_by is None else str(execution.stopped_by)
     record["held"] = list(execution.held)
+    record["leaving"] = list(execution.leaving)
     record["signals"] = {name: [list(pair) for pair in kept] for name, kept in execution.signals.items() if kept}
     record["finished"] = None if execution.finished is None else _finished(execution.finished)
     record["saga"] = None if execution.saga is None else _saga(execution.saga)
-    record["tasks"] = {name: _task(actor) for name, actor in execution.tasks.items() if name not in execution.leaving}
+    record["tasks"] = {name: _task(actor) for name, actor in execution.tasks.items()}
     return record
 
 
@@ -73,6 +74,7 @@ def restore(record: dict[str, Any], plan: Plan, sequence: int) -> ExecutionActor
     execution.state = ExecutionState(record["state"])
     execution.stopped_by = None if record["stopped_by"] is None else ExecutionState(record["stopped_by"])
     execution.held = dict.fromkeys(record["held"])
+    execution.leaving = list(record["leaving"])
     execution.signals = {name: [(data, content) for data, content in kept] for name, kept in record["signals"].items()}
     if record["finished"] is not None:
         finished = record["finished"]
