@@ -29,6 +29,15 @@ class InvalidName(InvalidDefinition):
         )
 
 
+class InvalidInput(InfinityMatrixError):
+    """Raised when an input is not as its workflow's `input_schema` says. Correct the input; nothing was started."""
+
+    def __init__(self, workflow: str, problem: str) -> None:
+        self.workflow = workflow
+        self.problem = problem
+        super().__init__(f"the input is not as the schema of workflow {workflow!r} says: {problem}")
+
+
 class PayloadNotEncodable(InfinityMatrixError):
     """Raised when a value has no JSON form. Give plain data, a pydantic model, a dataclass or a datetime."""
 

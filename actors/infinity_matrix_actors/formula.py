@@ -16,6 +16,8 @@ from infinity_matrix_actors.expression import Expression, translate
 from infinity_matrix_actors.plain import plain
 
 OPEN = "${{"
+#: Beyond it a float has no place for the one.
+WHOLE_MAX = 2.0**53
 _HOLE = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 
 
@@ -113,7 +115,12 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
-        return f"{value:g}" if isinstance(value, float) and value.is_integer() else str(value)
+        # A whole number stays one: 2.0 is 2, and 1234567.0 is no 1.23457e+06.
+        return (
+            str(int(value))
+            if isinstance(value, float) and abs(value) < WHOLE_MAX and value.is_integer()
+            else str(value)
+        )
     import json
 
     return json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -11,6 +11,7 @@ import uuid_utils
 from infinity_matrix_actors.definition import WorkflowDefinition
 from infinity_matrix_actors.errors import (
     ExecutionExists,
+    InvalidInput,
     StorageUnavailable,
     UnknownExecution,
     UnknownWorkflow,
@@ -19,8 +20,9 @@ from infinity_matrix_actors.errors import (
 from infinity_matrix_actors.fact import CommandKind, Fact, Priority, Started
 from infinity_matrix_actors.names import check_name
 from infinity_matrix_actors.plan import Plan
+from infinity_matrix_actors.schema import problem_of
 from infinity_matrix_bus.api import JetStreamApi
-from infinity_matrix_bus.artifacts import ArtifactStore
+from infinity_matrix_bus.artifacts import ARTIFACT_BYTES_MAX, ArtifactStore, is_reference
 from infinity_matrix_bus.codec import decode, encode, parse_server_time
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore, Deployment
@@ -148,9 +150,10 @@ class Operations:
     ) -> str:
         """Starts an execution; answers its id once that is a fact.
 
-        Raises ExecutionExists when the id is taken by another definition or input, InvalidName, PayloadTooLarge,
-        PayloadNotEncodable, StorageUnavailable. Starting the same again answers the same id.
+        Raises ExecutionExists when the id is taken by another definition or input, InvalidInput, InvalidName,
+        PayloadTooLarge, PayloadNotEncodable, StorageUnavailable. Starting the same again answers the same id.
         """
+        await self.check_input(definition, input)
         execution = new_execution_id() if execution_id is None else check_name("execution id", execution_id)
         shard = shard_of(execution, self.installation.shards)
 
@@ -165,6 +168,23 @@ class Operations:
         if ack.fate is Fate.TAKEN and execution_id is not None:
             await self._compare(execution, subject, definition, payload)
         return execution
+
+    async def check_input(self, definition: str, input: Any) -> None:
+        """Raises InvalidInput for an input that is not as the workflow's `input_schema` says; nothing is stored.
+
+        An execution that is started past this, by an event or a parent, fails with `invalid_input` instead.
+        """
+        try:
+            workflow = (await self.plan(definition)).definition
+        except StorageUnavailable:
+            # Whether it is readable later is for the coordinators to wait for; they hold the input against it, too.
+            return
+        if workflow.input_schema is None or is_reference(input):
+            return
+        # As it will be in the log: a model or a date has another form there.
+        problem = problem_of(workflow.input_schema, decode(encode(input, "the input", ARTIFACT_BYTES_MAX)))
+        if problem is not None:
+            raise InvalidInput(workflow.name, problem)
 
     async def command(self, execution: str, kind: CommandKind, reason: str = "", grace_s: float | None = None) -> None:
         """Writes a command to an execution's log; raises UnknownExecution. What follows from it the core decides."""

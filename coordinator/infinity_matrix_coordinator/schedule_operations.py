@@ -73,11 +73,13 @@ class ScheduleOperations:
         """Stores a schedule, in place of one of that name; what is stored already is left as it is.
 
         What was counted stays, and so does a pause. Raises UnknownWorkflow, InvalidDefinition for one that never comes
-        due, PayloadTooLarge, PayloadNotEncodable, StorageUnavailable.
+        due, InvalidInput, PayloadTooLarge, PayloadNotEncodable, StorageUnavailable.
         """
         encode(schedule.input, f"the input of the schedule {schedule.name!r}", INPUT_BYTES_MAX)
-        if schedule.definition is None:
-            await self._operations.deployment_of(schedule.workflow)
+        definition = schedule.definition
+        if definition is None:
+            definition = (await self._operations.deployment_of(schedule.workflow)).definition
+        await self._operations.check_input(definition, schedule.input)
         for _ in range(CHANGES_MAX):
             store = await self._store()
             stored, now = await store.read(schedule.name), await store.now()

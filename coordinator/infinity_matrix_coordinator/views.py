@@ -28,6 +28,10 @@ class TaskStatus:
     queued_at: float | None = None
     started_at: float | None = None
     completed_at: float | None = None
+    #: Of a map or a loop: how many there are (`total`, of a loop so far), are `running`, and came to each state.
+    instances: dict[str, int] | None = None
+    #: Of a task that is another workflow: the execution it is, once that has begun.
+    child: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +218,8 @@ def metrics_of(execution: ExecutionActor) -> ExecutionMetrics:
         run_time = None
         if actor.attempt and actor.completed_at is not None and actor.dispatched_at is not None:
             run_time = max(0.0, actor.completed_at - (began_at if began_at is not None else actor.dispatched_at))
-        tasks[name] = TaskMetrics(actor.attempt, queue_time, run_time, str(actor.state))
+        attempts = actor.attempt if actor.group is None else sum(actor.group.attempts.values())
+        tasks[name] = TaskMetrics(attempts, queue_time, run_time, str(actor.state))
     states = [task.state for task in tasks.values()]
     return ExecutionMetrics(
         execution.id,
@@ -244,4 +249,6 @@ def _task_status(execution: ExecutionActor, name: str) -> TaskStatus:
         actor.dispatched_at,
         actor.started_at if actor.started_at is not None else actor.taken_at,
         actor.completed_at,
+        actor.group.counts() if actor.group is not None else None,
+        (actor.instance or None) if actor.node.definition.child is not None else None,
     )

@@ -145,6 +145,35 @@ def test_a_graph_survives_words_and_marks_that_mermaid_knows() -> None:
     ]
 
 
+def test_a_graph_shows_maps_loops_children_waits_and_what_undoes() -> None:
+    workflow = Workflow("graph", on_failure=[Task("tell", "mail"), Task("log", "mail")])
+    workflow.add_tasks(
+        [
+            Task("parts", "a", for_each=["input.items", "item.parts"], max_parallel=5, compensation=Task("undo", "a")),
+            Task("poll", "service:jobs.state", loop={"until": "result.done", "max_iterations": 9}),
+            Task("sub", workflow="child", depends_on=["parts"]),
+            Task("sign", approval={"assignees": ["ada", "bob"]}, depends_on=["sub"]),
+        ]
+    )
+    assert flowchart(workflow.definition()).splitlines() == [
+        "flowchart TD",
+        '    t0["parts<br>a<br>for each of input.items<br>for each of item.parts<br>5 at once"]',
+        '    t1["poll<br>service jobs.state"]',
+        '    t2[["sub<br>workflow child"]]',
+        '    t3{{"sign<br>approval by ada, bob"}}',
+        '    t1 -->|"until result.done<br>at most 9 times"| t1',
+        "    t0 --> t2",
+        "    t2 --> t3",
+        '    subgraph on_failure ["on failure"]',
+        '        u0["undo<br>a"]',
+        '        u1["tell<br>mail"]',
+        '        u2["log<br>mail"]',
+        "    end",
+        '    t0 -.->|"undone by"| u0',
+        "    u1 --> u2",
+    ]
+
+
 def test_graph_prints_the_flowchart(imx: CommandLine) -> None:
     answer = imx("graph", imx.write("pair.yaml", PAIR))
     assert answer.code == 0

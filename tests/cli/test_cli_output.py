@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 from infinity_matrix.cli import output
+from infinity_matrix.cli.view import View
+from infinity_matrix_coordinator.views import ExecutionStatus, StatusUpdate, TaskStatus
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,19 @@ def test_times_of_ours_are_rfc_3339_and_numbers_of_users_stay_numbers() -> None:
     assert json.loads(output.to_json([record])) == [
         {"started_at": "1970-01-01T00:00:00.500000Z", "duration": 1.5, "result": {"at": 2.5, "started_at": [3.5]}}
     ]
+
+
+def test_ten_thousand_instances_are_one_row() -> None:
+    task = TaskStatus("m", "a", "running", instances={"total": 4, "running": 1, "completed": 2, "failed": 1})
+    view = View.of(ExecutionStatus("e", "w", "d", "running", 0.0, "m", 0.0, None, None, {"m": task}))
+    assert view.rows["m"].note == "4 instances: 1 failed, 1 running, 2 completed"
+    for instance, state in (("m~0", "queued"), ("m~1", "queued"), ("m~0", "running"), ("m~0", "completed")):
+        view.apply(StatusUpdate("e", instance, state, 1, 0.0))
+    assert list(view.rows) == ["m"]
+    assert view.rows["m"].note == "2 instances: 1 queued, 1 completed"
+
+
+def test_a_child_says_which_execution_it_is() -> None:
+    task = TaskStatus("c", "im-workflow", "running", child="e-2")
+    view = View.of(ExecutionStatus("e", "w", "d", "running", 0.0, "c", 0.0, None, None, {"c": task}))
+    assert view.rows["c"].note == "is e-2"

@@ -2,7 +2,8 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from infinity_matrix_coordinator.backlog import Attempt, Backlog
+from infinity_matrix_actors.fact import Priority
+from infinity_matrix_coordinator.backlog import LOWER_OUT_MAX, Attempt, Backlog
 
 
 def _attempt(number: int) -> Attempt:
@@ -107,3 +108,88 @@ def test_the_limit_holds_and_everything_admitted_comes_out(limit: int, moves: li
         assert backlog.held() == len(waiting)
         assert all(backlog.is_held("x", one) for one in waiting)
         assert not any(backlog.is_held("x", one) for one in out)
+
+
+def test_what_waits_comes_out_by_priority_and_then_in_order() -> None:
+    backlog = Backlog(1)
+    backlog.admit("x", _attempt(0))
+    order = [Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.LOW, Priority.HIGH, Priority.NORMAL]
+    for number, priority in enumerate(order, 1):
+        assert not backlog.admit("x", _attempt(number), priority)
+    came, last = [], 0
+    while released := backlog.settle("x", _attempt(last)):
+        (attempt,) = released
+        last = int(attempt[0][1:])
+        came.append(last)
+    assert came == [3, 5, 2, 6, 1, 4]
+
+
+def test_little_lower_work_is_out_while_there_is_higher() -> None:
+    backlog = Backlog(1000)
+    assert backlog.admit("x", _attempt(0), Priority.HIGH)
+    low = range(1, 100)
+    out = [number for number in low if backlog.admit("x", _attempt(number), Priority.LOW)]
+    assert len(out) == LOWER_OUT_MAX - 1
+    # Higher work is never held for lower.
+    assert backlog.admit("x", _attempt(200), Priority.HIGH)
+    assert backlog.settle("x", _attempt(200)) == []
+    released = backlog.settle("x", _attempt(0))
+    # The last of the higher has gone: all of the lower comes out.
+    assert len(out) + len(released) == len(low)
+    assert backlog.held() == 0
+
+
+def test_low_work_waits_for_normal_work_and_normal_work_for_high() -> None:
+    backlog = Backlog(1000)
+    for number in range(LOWER_OUT_MAX):
+        assert backlog.admit("x", _attempt(number))
+    assert not backlog.admit("x", _attempt(100), Priority.LOW)
+    assert backlog.admit("x", _attempt(101))
+    assert backlog.admit("x", _attempt(102), Priority.HIGH)
+    assert not backlog.admit("x", _attempt(103))
+    assert backlog.settle("x", _attempt(102)) == [_attempt(103)]
+
+
+def test_low_work_alone_is_not_held() -> None:
+    backlog = Backlog(1000)
+    assert all(backlog.admit("x", _attempt(number), Priority.LOW) for number in range(100))
+
+
+def test_a_priority_counts_for_its_own_agent_only() -> None:
+    backlog = Backlog(1000)
+    backlog.admit("x", _attempt(0), Priority.HIGH)
+    assert all(backlog.admit("y", _attempt(number), Priority.LOW) for number in range(1, 100))
+
+
+@given(
+    commands=st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.sampled_from(Priority)), max_size=200),
+    limit=st.integers(1, 40),
+)
+def test_no_priority_is_forgotten_and_nothing_is_left_behind(
+    commands: list[tuple[bool, int, Priority]], limit: int
+) -> None:
+    backlog = Backlog(limit)
+    known: dict[int, Priority] = {}
+    out: set[int] = set()
+    for admits, number, priority in commands:
+        if admits:
+            # An attempt has one priority, its execution's.
+            if backlog.admit("x", _attempt(number), known.setdefault(number, priority)):
+                out.add(number)
+        else:
+            released = backlog.settle("x", _attempt(number))
+            out.discard(number)
+            known.pop(number, None)
+            out |= {int(attempt[0][1:]) for attempt in released}
+        assert len(out) <= limit
+        assert out <= known.keys()
+        if not out:
+            assert backlog.held() == 0
+    while out:
+        number = out.pop()
+        out |= {int(attempt[0][1:]) for attempt in backlog.settle("x", _attempt(number))}
+        known.pop(number)
+    assert backlog.held() == 0
+    assert known == {}
+    assert not backlog._priorities
+    assert not backlog._high

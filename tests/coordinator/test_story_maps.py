@@ -413,3 +413,39 @@ def test_every_instance_says_what_it_comes_to() -> None:
         ("m~0", TaskState.COMPLETED),
         ("m", TaskState.COMPLETED),
     ]
+
+
+# Schemas at every entrance.
+
+
+def test_an_input_that_is_not_as_its_schema_says_begins_nothing() -> None:
+    definition = workflow(task("a"), input_schema={"type": "object", "required": ["id"]})
+    story = Story(definition, {}).check("started -> finished failed | a cancelled")
+    assert story.actor.error is not None
+    assert story.actor.error["type"] == "invalid_input"
+    Story(definition, {"id": 1}).check("started -> work a.1")
+
+
+def test_a_config_that_is_not_as_its_schema_says_reaches_no_agent() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    definition = workflow(each("m", "input", config={"n": "${{ item }}"}, config_schema=schema, tolerated=1))
+    story = Story(definition, [1, "x"]).check(
+        """
+        started -> work m~0.1         | m~1 failed
+        m~0 ok  -> finished completed
+        """
+    )
+    assert story.actor.tasks["m"].result[1]["error"]["type"] == "invalid_config"
+
+
+def test_a_result_that_is_not_as_its_schema_says_fails_the_task_and_is_not_tried_again() -> None:
+    definition = workflow(task("a", result_schema={"type": "integer"}, retry=RETRY))
+    story = Story(definition).check(
+        """
+        started     -> work a.1
+        a gives "x" -> finished failed | a failed
+        """
+    )
+    assert story.actor.tasks["a"].result is None
+    assert story.actor.error is not None
+    assert story.actor.error["type"] == "invalid_result"

@@ -2,9 +2,9 @@
 
 import pytest
 from infinity_matrix_actors.errors import ExecutionFailed
-from infinity_matrix_actors.fact import Outcome
+from infinity_matrix_actors.fact import Outcome, Taken
 from infinity_matrix_coordinator.views import metrics_of, result_of, status_of, updates_of
-from story import AGENT, EXECUTION, START, Story, task, workflow
+from story import AGENT, EXECUTION, START, Story, child, each, loop, task, workflow
 
 RETRY = {"max_attempts": 3, "backoff": "fixed", "initial_delay": 10.0, "jitter": 0.0}
 FORK = workflow(task("a"), task("b", "a", condition="false"), task("c", "a"), task("d", "b", "c"))
@@ -151,3 +151,22 @@ def test_metrics_count_how_tasks_ended() -> None:
     metrics = metrics_of(story.actor)
     assert (metrics.completed, metrics.failed, metrics.skipped, metrics.duration) == (2, 1, 1, 3.0)
     assert metrics.tasks["b"].attempts == 0
+
+
+def test_the_instances_of_a_map_and_of_a_loop_are_counted() -> None:
+    story = Story(workflow(each("m", "input", max_parallel=2, tolerated=1), loop("l", "result.n > 1")), [1, 2, 3, 4])
+    assert status_of(story.actor).tasks["m"].instances is None
+    story.tells("started", "m~0 ok", "m~1 fatal", "l~0 ok 1")
+    tasks = status_of(story.actor).tasks
+    assert tasks["m"].instances == {"total": 4, "running": 2, "completed": 1, "failed": 1}
+    assert tasks["l"].instances == {"total": 2, "running": 1, "completed": 1}
+    assert metrics_of(story.actor).tasks["m"].attempts == 2
+
+
+def test_a_task_that_is_another_workflow_says_which_execution_it_is() -> None:
+    story = Story(workflow(child("c"), task("a"))).tells("started")
+    assert status_of(story.actor).tasks["c"].child is None
+    story.actor.receive(Taken(EXECUTION, START, "im-workflow", "c", 1, "child-1"))
+    story.actor.receive(Taken(EXECUTION, START, AGENT, "a", 1, "process-1"))
+    assert status_of(story.actor).tasks["c"].child == "child-1"
+    assert status_of(story.actor).tasks["a"].child is None

@@ -38,6 +38,7 @@ class UsageProblem(errors.InfinityMatrixError):
 _MISTAKES = (
     UsageProblem,
     errors.InvalidDefinition,
+    errors.InvalidInput,
     errors.PayloadNotEncodable,
     errors.PayloadTooLarge,
     errors.ExecutionExists,

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
@@ -13,7 +13,7 @@ from infinity_matrix_actors.state import SETTLED, TERMINAL, TaskState
 from infinity_matrix.cli import output
 
 if TYPE_CHECKING:
-    from infinity_matrix_coordinator.views import ExecutionStatus, StatusUpdate
+    from infinity_matrix_coordinator.views import ExecutionStatus, StatusUpdate, TaskStatus
 
     from infinity_matrix.client import Client
 
@@ -72,6 +72,9 @@ class View:
         self.ended_at: float | None = None
         self.error: Any = None
         self.rows = {task.id: Row(task.id, task.agent) for task in status.tasks.values()}
+        #: Of a map or a loop: where each instance stands, and how many stand there.
+        self._members: dict[str, dict[str, str]] = {}
+        self._counts: dict[str, Counter[str]] = {}
 
     @classmethod
     def of(cls, status: "ExecutionStatus") -> "View":
@@ -80,7 +83,7 @@ class View:
         view.state, view.ended_at, view.error = status.state, status.completed_at, status.error
         for task in status.tasks.values():
             at = task.completed_at or task.started_at or task.queued_at or 0.0
-            note = output.error_text(task.error)
+            note = output.error_text(task.error) or _instances(task)
             view.rows[task.id] = Row(
                 task.id,
                 task.agent,
@@ -100,8 +103,22 @@ class View:
             self.state = update.status
             self.error = update.error or self.error
             self.ended_at = update.at if update.status in TERMINAL else None
+        elif "~" in update.task_id:
+            self._count(update.task_id, update.status)
         else:
             self.rows.setdefault(update.task_id, Row(update.task_id, "")).apply(update)
+
+    def _count(self, instance: str, state: str) -> None:
+        """Takes in where an instance stands: ten thousand of them are one row."""
+        name = instance.split("~", 1)[0]
+        members, counts = self._members.setdefault(name, {}), self._counts.setdefault(name, Counter())
+        if instance in members:
+            counts[members[instance]] -= 1
+        members[instance] = state
+        counts[state] += 1
+        row = self.rows.setdefault(name, Row(name, "", state="running"))
+        if row.state not in SETTLED:
+            row.note = _counted(len(members), counts)
 
     def report(self, task_id: str, percent: Any, message: Any) -> None:
         """Takes an agent's own word on its progress in."""
@@ -165,6 +182,20 @@ class View:
             if counts[state]:
                 text.append(f"  {counts[state]:,} {state}", style=output.STATE_STYLES[state])
         return text
+
+
+def _instances(task: "TaskStatus") -> str:
+    """How far a map or a loop is, or which execution a child is."""
+    if task.child is not None:
+        return f"is {task.child}"
+    if task.instances is None:
+        return ""
+    return _counted(task.instances["total"], task.instances)
+
+
+def _counted(total: int, counts: "Mapping[str, int]") -> str:
+    parts = [f"{count:,} {state}" for state in _ORDER if (count := counts.get(state, 0))]
+    return f"{total:,} instances" + (f": {', '.join(parts)}" if parts else "")
 
 
 def plain_line(update: "StatusUpdate") -> str:
