@@ -137,6 +137,14 @@ class PublishDeadline:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishDead:
+    """Put the work of an attempt that could not be done, and is not tried again, with the dead letters."""
+
+    task: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class PublishFinished:
     """The terminal record; `compensated` are the tasks undone, in the order it was done."""
 
@@ -163,5 +171,6 @@ Effect = (
     | PurgeWork
     | TellAgents
     | PublishDeadline
+    | PublishDead
     | PublishFinished
 )

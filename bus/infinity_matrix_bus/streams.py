@@ -111,6 +111,9 @@ def stream_configs(subjects: Subjects, shards: int, replicas: int, budget_bytes:
             config["duplicate_window"] = window_s * _SECOND
             # An event is not derived from anything: it is kept like the log.
             config.pop("persist_mode", None)
+        if name == subjects.dead_stream:
+            # Who discards a letter puts an empty one in its place, so that no coordinator publishes it again.
+            config["max_msgs_per_subject"] = 1
         configs.append(config)
     return configs
 

@@ -274,6 +274,17 @@ class Subjects:
     def all_dead(self) -> str:
         return f"{self.prefix}.dead.>"
 
+    def dead_of(self, agent: str = "*", execution: str = "*", task: str = "*", attempt: int | None = None) -> str:
+        """The dead letters that are meant; what is not given is any."""
+        return f"{self.prefix}.dead.{agent}.{execution}.{task}.{'*' if attempt is None else attempt}"
+
+    def parse_dead(self, subject: str) -> tuple[str, str, str, int] | None:
+        """(agent, execution, task, attempt) of a dead letter's subject."""
+        tokens = subject.split(".")
+        if len(tokens) != 6 or not subject.startswith(f"{self.prefix}.dead.") or not tokens[5].isdigit():
+            return None
+        return tokens[2], tokens[3], tokens[4], int(tokens[5])
+
     def cancel(self, execution: str, task: str | None = None) -> str:
         return f"{self.prefix}.cancel.{execution}" + (f".{task}" if task else "")
 

@@ -24,6 +24,7 @@ from infinity_matrix_actors.schema import problem_of
 from infinity_matrix_actors.state import ExecutionState, TaskState
 from infinity_matrix_actors.task_actor import TaskActor
 
+from infinity_matrix_coordinator.dead import bury
 from infinity_matrix_coordinator.deadlines import QUIET_ASK_S, attempt_deadline
 from infinity_matrix_coordinator.execution import SLOT, Execution
 
@@ -73,6 +74,7 @@ def mark(execution: Execution, name: str, actor: TaskActor, state: TaskState, at
     actor.completed_at = at
     error = actor.error
     effects.append(PublishStatus(name, state, actor.attempt, at, error.record() if error is not None else None))
+    bury(name, actor, effects)
     if actor.member_of is None:
         execution.settled += 1
         if state is TaskState.FAILED and not actor.node.failure_is_handled:

@@ -17,6 +17,8 @@ QUEUED_ASK_S = 1.0
 ASK_SHARE = 0.05
 #: A closing that no fact has answered is asked for again after this long.
 CLOSE_AGAIN_S = 5.0
+#: How the message of an attempt begins that was taken, and took too long.
+ATTEMPT_TOOK = "the attempt took longer than"
 
 
 def attempt_deadline(actor: TaskActor) -> float | None:
@@ -74,7 +76,7 @@ def _overdue(name: str, actor: TaskActor, now: float) -> CloseAttempt | None:
 
 
 def _attempt_timed_out(name: str, actor: TaskActor) -> CloseAttempt:
-    message = f"the attempt took longer than timeout, {actor.node.definition.timeout:g} s"
+    message = f"{ATTEMPT_TOOK} timeout, {actor.node.definition.timeout:g} s"
     return CloseAttempt(name, actor.attempt, TaskError(ErrorType.TIMED_OUT, message))
 
 

@@ -49,6 +49,7 @@ from infinity_matrix_actors.task_actor import TaskActor
 
 from infinity_matrix_coordinator.beginning import arm, arm_execution, dispatch, stop, stop_children
 from infinity_matrix_coordinator.callbacks import answered, task_failed
+from infinity_matrix_coordinator.dead import bury
 from infinity_matrix_coordinator.deadlines import CLOSE_AGAIN_S, expire_heartbeat, expire_quiet, expire_task
 from infinity_matrix_coordinator.execution import PAUSED, SLOT, Execution
 from infinity_matrix_coordinator.reopening import reopen
@@ -96,6 +97,8 @@ class ExecutionActor(Execution):
             return []
         ended = [self._ended(name, actor) for name, actor in self.tasks.items() if actor.closed]
         effects: list[Effect] = [effect for effect in ended if effect is not None]
+        for name, actor in self.tasks.items():
+            bury(name, actor, effects)
         if self.is_decided:
             return [*effects, self.finish_effect()]
         if SLOT in self.holds and self.slot_key is not None and self.plan.definition.slots is not None:

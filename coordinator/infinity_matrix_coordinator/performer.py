@@ -17,6 +17,7 @@ from infinity_matrix_actors.effect import (
     CloseAttempt,
     Disarm,
     Effect,
+    PublishDead,
     PublishDeadline,
     PublishDue,
     PublishFinished,
@@ -41,6 +42,7 @@ from infinity_matrix_bus.subjects import Subjects
 from infinity_matrix_coordinator.backlog import QUEUED_MAX, Attempt, Backlog
 from infinity_matrix_coordinator.children import Children
 from infinity_matrix_coordinator.clock import StreamClock
+from infinity_matrix_coordinator.dead_letters import DeadLetters
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.large_works import LargeWorks
 from infinity_matrix_coordinator.slots import SlotKeys
@@ -69,6 +71,7 @@ class Counters:
     repairs: int = 0
     closings: int = 0
     finished: int = 0
+    dead: int = 0
 
 
 @dataclass(slots=True)
@@ -92,6 +95,7 @@ class Performer:
     counters: Counters = field(default_factory=Counters)
     backlog: Backlog = field(init=False)
     children: Children = field(init=False)
+    dead_letters: DeadLetters = field(init=False)
     #: Timers that were overdue when the shard was taken over wait until then: agents reconnect and publish too.
     overdue_not_before: float = 0.0
     _large: LargeWorks = field(init=False)
@@ -101,6 +105,7 @@ class Performer:
     def __post_init__(self) -> None:
         self.publisher = Publisher(self.session)
         self.backlog = Backlog(QUEUED_MAX // self.shards)
+        self.dead_letters = DeadLetters(self.session, self.publisher, self.subjects)
         artifacts = ArtifactStore(self._session_of_now, self.subjects, cache_bytes_max=0)
         self._large = LargeWorks(artifacts)
         self.children = Children(self.session, self.subjects, self.shards, self.outbox, artifacts)
@@ -180,6 +185,9 @@ class Performer:
             case PublishDeadline():
                 subject = self.subjects.command(self.shard, execution.id, str(CommandKind.DEADLINE), effect.id)
                 self.outbox.post(subject, command_payload(CommandKind.DEADLINE), _ignore)
+            case PublishDead(task, attempt):
+                self.counters.dead += 1
+                self.dead_letters.publish(execution, task, attempt)
             case _:
                 assert_never(effect)
 
@@ -262,6 +270,14 @@ class Performer:
             if is_small(outputs):
                 more["outputs"] = outputs
         subject, payload = self.subjects.finished(self.shard, execution.id, effect.n), finished_payload(fact, more)
+        if self.dead_letters.are_under_way(execution.id):
+            # After its end nobody would derive them again.
+            self.dead_letters.when_sent(execution.id, lambda: self._end(execution, effect, subject, payload))
+        else:
+            self._end(execution, effect, subject, payload)
+
+    def _end(self, execution: ExecutionActor, effect: PublishFinished, subject: str, payload: bytes) -> None:
+        """Writes an end, once who must hear of it first has."""
         if execution.slot_key is None and "parent" not in execution.started.cause:
             self.outbox.post(subject, payload, _ignore)
             return

@@ -9,6 +9,7 @@ from infinity_matrix_actors.state import TaskState
 from infinity_matrix_actors.task_actor import TaskActor
 
 from infinity_matrix_coordinator.beginning import begin, feed, hear, mark
+from infinity_matrix_coordinator.dead import bury
 from infinity_matrix_coordinator.execution import Execution
 
 
@@ -73,6 +74,7 @@ def settle(
         actor.completed_at = at
         error = actor.error.record() if actor.error is not None else None
         effects.append(PublishStatus(name, state, actor.attempt, at, error))
+        bury(name, actor, effects)
         saga.settle(name, state is TaskState.COMPLETED)
         return
     mark(execution, name, actor, state, at, effects)

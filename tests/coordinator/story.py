@@ -35,6 +35,7 @@ from infinity_matrix_actors.effect import (
     CloseAttempt,
     Disarm,
     Effect,
+    PublishDead,
     PublishDeadline,
     PublishDue,
     PublishFinished,
@@ -60,6 +61,7 @@ from infinity_matrix_actors.fact import (
     TaskError,
 )
 from infinity_matrix_actors.plan import Plan
+from infinity_matrix_actors.state import TaskState
 from infinity_matrix_coordinator.execution import SLOT
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.snapshot import restore, snapshot
@@ -142,6 +144,8 @@ def render(effects: list[Effect], *, all: bool = False) -> list[str]:
                 words.append(f"pulse {name}.{attempt}")
             case PublishDeadline():
                 words.append("deadline")
+            case PublishDead(name, attempt) if all:
+                words.append(f"dead {name}.{attempt}")
             case PublishFinished(state):
                 words.append(f"finished {state}")
             case PublishStatus(name, state, attempt) if all:
@@ -257,8 +261,8 @@ class Story:
         for effect in effects:
             if isinstance(effect, PurgeWork):
                 self._asked[f"purge {effect.task}"] = effect
-            elif isinstance(effect, PublishWork | StartChild | PublishFinished | AskSlot):
-                self._asked[render([effect])[0]] = effect
+            elif isinstance(effect, PublishWork | StartChild | PublishDead | PublishFinished | AskSlot):
+                self._asked[render([effect], all=True)[0]] = effect
             if isinstance(effect, PublishWork | StartChild):
                 agent = tasks[effect.task].node.definition.agent
                 self._open.add(f"{effect.task}.{effect.attempt}@{agent}")
@@ -279,6 +283,8 @@ class Story:
         """Whether nobody waits for it any more, though no fact answered it."""
         if isinstance(effect, AskSlot):
             return SLOT not in self.actor.holds
+        if isinstance(effect, PublishDead):
+            return self.actor.tasks[effect.task].state is not TaskState.FAILED
         if not isinstance(effect, PurgeWork):
             return False
         actor = self.actor.tasks.get(effect.task)

@@ -346,7 +346,8 @@ def test_a_new_owner_purges_what_was_closed_even_when_nothing_else_is_left_to_do
         a closed timed_out  -> purge a.1, tell a, finished failed | a failed, =failed
         """
     )
-    assert [type(effect).__name__ for effect in story.actor.outstanding()] == ["PurgeWork", "PublishFinished"]
+    kinds = [type(effect).__name__ for effect in story.actor.outstanding()]
+    assert kinds == ["PurgeWork", "PublishDead", "PublishFinished"]
     story.check("finished failed ->")
     assert story.actor.outstanding() == []
 
