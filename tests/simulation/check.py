@@ -23,6 +23,8 @@ class Knowledge:
     def __init__(self, world: World) -> None:
         self._world = world
         self.told: dict[str, list[float]] = defaultdict(list)
+        #: Whether all agents keep a journal.
+        self.is_kept = True
         world.watchers.append(self._see)
 
     def _see(self, operation: str, subject: str, result: object) -> None:
@@ -68,6 +70,8 @@ def history_of(
     history.journal = [
         _agent_line(line, knowledge, outcomes.get((line.execution, line.task, line.attempt))) for line in world.journal
     ]
+    if not knowledge.is_kept:
+        history.journal = None
     history.clients = [ClientLine("start", execution) for execution in sorted(started)]
     subjects = Subjects("im", secret)
     work = world.streams.streams.get(subjects.work_stream)

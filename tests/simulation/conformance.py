@@ -145,11 +145,11 @@ class Driver:
         return found
 
     async def _info(self, operation: Operation) -> object:
-        info = await self._api.stream_info(operation.stream)
-        assert info is not None
-        state = info["state"]
+        body = {"subjects_filter": f"{operation.stream}.{operation.subject}"} if operation.number % 2 else None
+        state = (await self._api.call(f"STREAM.INFO.{operation.stream}", body))["state"]
         return {key: state[key] for key in ("messages", "first_seq", "last_seq", "bytes", "consumer_count")} | {
-            "num_subjects": state.get("num_subjects", 0)
+            "num_subjects": state.get("num_subjects", 0),
+            "subjects": sorted((state.get("subjects") or {}).items()),
         }
 
     async def _consumer(self, operation: Operation) -> object:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .consumer import Consumer
 from .loop import Handle, Process, SimulatedLoop
-from .server import Server
+from .server import Server, matches
 from .stream import Message, Stored, Stream
 
 API = "$JS.API."
@@ -90,7 +90,9 @@ class JetStream:
             "STREAM.CREATE": self._create_stream,
             "STREAM.UPDATE": self._update_stream,
             "STREAM.DELETE": self._delete_stream,
-            "STREAM.INFO": lambda rest, body: self._stream_info(self._stream(rest)),
+            "STREAM.INFO": lambda rest, body: self._stream_info(
+                self._stream(rest), str(body.get("subjects_filter", ""))
+            ),
             "STREAM.NAMES": lambda rest, body: self._page("streams", sorted(self.streams), body),
             "STREAM.LIST": lambda rest, body: self._page(
                 "streams", [self._stream_info(one) for one in self.streams.values()], body
@@ -234,9 +236,12 @@ class JetStream:
             raise ApiError(*NO_CONSUMER)
         return consumer
 
-    def _stream_info(self, stream: Stream) -> Json:
+    def _stream_info(self, stream: Stream, pattern: str = "") -> Json:
         now_ns = self.now_ns()
-        state = {**stream.state(), "consumer_count": len(self._of_stream.get(stream.name, {}))}
+        state: Json = {**stream.state(), "consumer_count": len(self._of_stream.get(stream.name, {}))}
+        counts = {name: len(there) for name, there in stream.by_subject.items() if pattern and matches(pattern, name)}
+        if counts:
+            state["subjects"] = counts
         return {
             "config": stream.config,
             "created": rfc3339_ns(stream.created_ns),

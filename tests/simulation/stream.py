@@ -260,6 +260,12 @@ class Stream:
             del self.ids[message_id]
         return back, lost
 
+    def truncate(self, last_sequence: int) -> None:
+        """What came after is lost, as with the power: its sequences are given out again."""
+        while self.sequences and self.sequences[-1] > last_sequence:
+            self.remove(self.sequences[-1], "")
+        self.last_sequence = last_sequence
+
     def state(self) -> dict[str, Any]:
         """As the API tells it."""
         if self.last_sequence:

@@ -135,8 +135,8 @@ class World:
 
     # Faults of the server.
 
-    def crash_server(self, down_s: float) -> None:
-        """Kill -9, and up again after a while."""
+    def crash_server(self, down_s: float, random: Random | None = None) -> None:
+        """Kill -9, and up again after a while; what is forgotten is drawn from `random`."""
         if not self.server.is_up:
             return
         self.server.is_up = False
@@ -144,7 +144,7 @@ class World:
             link.close_from_server()
         for connection in list(self.server.connections):
             self.server.closed(connection)
-        self.streams.crash(self.random)
+        self.streams.crash(random or self.random)
         self.loop.post(self.server_process, self.loop.now + down_s, self._up)
 
     def _up(self) -> None:
