@@ -29,7 +29,7 @@ from infinity_matrix_coordinator.snapshot import restore, snapshot
 CHECKPOINT_AFTER_S = 20.0
 CHECKPOINT_INTERVAL_S = 5.0
 #: Records written at once, and by one turn; what is left is written by the next.
-WRITES_AT_ONCE = 32
+WRITES_AT_ONCE = 128
 WRITES_A_TURN = 4096
 #: Ends looked for with one request.
 ENDS_A_REQUEST = 256
