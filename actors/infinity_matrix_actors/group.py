@@ -26,6 +26,8 @@ class Group:
     results: dict[int, Any] = field(default_factory=dict)
     states: dict[int, TaskState] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
+    #: What results that travel as references stand for, where an expression looks into them.
+    contents: dict[int, Any] = field(default_factory=dict)
     first_error: str = ""
     failures: int = 0
     #: Of a loop: it goes on no more.
@@ -40,7 +42,17 @@ class Group:
     @property
     def last(self) -> Any:
         """The last result of a loop, None before there is one."""
-        return self.results.get(max(self.results)) if self.results else None
+        if not self.results:
+            return None
+        index = max(self.results)
+        return self.contents.get(index, self.results[index])
+
+    @property
+    def content(self) -> list[Any] | None:
+        """What the list of a map's results stands for; None when it is no other than it travels."""
+        if not self.contents:
+            return None
+        return [self.contents.get(index, self.results.get(index)) for index in range(self.size)]
 
     def take(self) -> int:
         """The next index to begin."""
@@ -96,6 +108,7 @@ class Group:
         for index in again:
             self.results.pop(index, None)
             self.states.pop(index, None)
+            self.contents.pop(index, None)
         self.again = sorted(again, reverse=True)
         self._forget_end()
 
@@ -105,6 +118,7 @@ class Group:
         self.running.clear()
         self.results.clear()
         self.states.clear()
+        self.contents.clear()
         self._forget_end()
 
     def _forget_end(self) -> None:
@@ -126,6 +140,7 @@ class Group:
             "again": list(self.again),
             "running": sorted(self.running),
             "results": dict(sorted(self.results.items())),
+            "contents": dict(sorted(self.contents.items())),
             "states": {index: str(state) for index, state in sorted(self.states.items())},
             "attempts": dict(sorted(self.attempts.items())),
             "failures": self.failures,

@@ -87,6 +87,11 @@ class TaskActor:
         self.is_escalated = False
 
     @property
+    def value(self) -> Any:
+        """The result as expressions see it."""
+        return self.result if self.content is None else self.content
+
+    @property
     def is_settled(self) -> bool:
         return self.state in SETTLED
 
@@ -160,7 +165,7 @@ class TaskActor:
     def view(self) -> dict[str, Any]:
         """What a condition sees of this task."""
         return {
-            "result": self.result if self.content is None else self.content,
+            "result": self.value,
             "state": str(self.state),
             "error": self.error.record() if self.error is not None else None,
         }

@@ -4,6 +4,7 @@ What cannot be read is no fact. The one exception: garbage on a genuine outcome 
 slot, so the attempt has failed.
 """
 
+import sys
 from typing import Any
 
 from infinity_matrix_actors.fact import (
@@ -142,8 +143,9 @@ def _started(subject: FactSubject, data: bytes, at: float) -> Fact | None:
     return Started(
         subject.execution,
         at,
-        str(record["workflow"]),
-        str(record["definition"]),
+        # One text for all executions of it.
+        sys.intern(str(record["workflow"])),
+        sys.intern(str(record["definition"])),
         record.get("input"),
         cause if isinstance(cause, dict) else {},
         int(record.get("decide", DECIDE_VERSION)),

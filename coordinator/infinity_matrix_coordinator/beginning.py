@@ -40,7 +40,7 @@ def stop(execution: Execution, to: ExecutionState, error: dict[str, Any], at: fl
     execution.error = error
     execution.held.clear()
     # What winds it up needs no slot: waiting for one it would hold up its own compensations.
-    execution.holds.discard(SLOT)
+    execution.holds -= {SLOT}
     if execution.open:
         effects.append(TellAgents(None, execution.stop_reason))
         effects.extend(stop_children(execution))
@@ -171,6 +171,7 @@ def feed(execution: Execution, name: str, actor: TaskActor, at: float, effects: 
         if not group.is_over(definition.map):
             return False
         actor.result, actor.error = group.outcome(definition.map)
+        actor.content = None if actor.error is not None else group.content
     elif not group.is_done:
         return False
     elif group.states.get(group.next - 1) is TaskState.SKIPPED:
@@ -189,6 +190,8 @@ def hear(execution: Execution, member: str, instance: TaskActor) -> str:
     group = actor.group
     assert group is not None
     group.hear(member, index, instance.state, instance.attempt, instance.result, instance.error)
+    if instance.content is not None:
+        group.contents[index] = instance.content
     if group.items is None:
         _end_loop(execution, actor, instance, index)
     if instance.state is TaskState.COMPLETED and instance.group is None and not _is_undone(execution, name):
@@ -282,7 +285,7 @@ def _end_loop(execution: Execution, actor: TaskActor, instance: TaskActor, index
         group.is_done = True
         actor.error = instance.error
         return
-    variables = execution.variables(actor) | {"result": instance.result, "iteration": index}
+    variables = execution.variables(actor) | {"result": instance.value, "iteration": index}
     try:
         answer = until.evaluate({}, variables)
         if not isinstance(answer, bool):
@@ -293,7 +296,7 @@ def _end_loop(execution: Execution, actor: TaskActor, instance: TaskActor, index
         return
     if answer:
         group.is_done = True
-        actor.result = instance.result
+        actor.result, actor.content = instance.result, instance.content
     elif index + 1 >= loop.max_iterations:
         group.is_done = True
         message = f"{loop.until!r} did not hold after {loop.max_iterations} iterations"

@@ -59,7 +59,7 @@ def execution_failed(execution: Execution, at: float, effects: list[Effect]) -> 
 def answered(execution: Execution, call: str, actor: TaskActor, at: float, effects: list[Effect]) -> None:
     """A question has its answer, or will have none: then there are no actions."""
     if call in execution.notices:
-        execution.notices.discard(call)
+        execution.notices -= {call}
         actor.state = TaskState.COMPLETED if actor.error is None else TaskState.FAILED
         return
     about = execution.calls.pop(call)
@@ -170,7 +170,7 @@ def _notify(
     config: dict[str, Any] = {key: action[key] for key in ("recipients", "title", "message") if key in action}
     config |= {"event": event, "error": error}
     call = _call(execution, NOTIFY_AGENT, config, NOTIFY_TIMEOUT_S, at, effects)
-    execution.notices.add(call)
+    execution.notices |= {call}
 
 
 def _call(

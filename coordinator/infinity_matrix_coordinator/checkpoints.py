@@ -31,6 +31,8 @@ CHECKPOINT_INTERVAL_S = 5.0
 #: Records written at once, and by one turn; what is left is written by the next.
 WRITES_AT_ONCE = 128
 WRITES_A_TURN = 4096
+#: With more executions in memory than this, those that only wait are stored at once.
+ACTIVE_MAX = 5000
 #: Ends looked for with one request.
 ENDS_A_REQUEST = 256
 Item = TypeVar("Item")
@@ -176,8 +178,9 @@ class Checkpoints:
             await asyncio.sleep(self._interval_s)
             if not self._target.is_live:
                 continue
-            if len(heads) == heads.maxlen:
-                await self._guarded(heads[0])
+            is_crowded = len(self._target.mailbox.executions) > ACTIVE_MAX
+            if len(heads) == heads.maxlen or is_crowded:
+                await self._guarded(heads[0] if len(heads) == heads.maxlen else 0)
             heads.append(self._target.next_sequence)
 
     async def _guarded(self, before: int) -> None:
@@ -194,9 +197,13 @@ class Checkpoints:
 
     async def save(self, before: int) -> None:
         """Stores every execution with a fact older than the sequence `before` that is not stored."""
-        due = [one for one in self._target.mailbox.executions.values() if one.sequence < before and not one.is_decided]
-        for executions in _chunks(due[:WRITES_A_TURN], WRITES_AT_ONCE):
-            await asyncio.gather(*(self._save(execution) for execution in executions))
+        executions = self._target.mailbox.executions
+        due = [one for one in executions.values() if one.sequence < before and not one.is_decided]
+        if len(executions) > ACTIVE_MAX:
+            # A crowd that only waits need not be old to leave memory.
+            due += [one for one in executions.values() if before <= one.sequence < CLEAN and _only_waits(one)]
+        for chunk in _chunks(due[:WRITES_A_TURN], WRITES_AT_ONCE):
+            await asyncio.gather(*(self._save(execution) for execution in chunk))
 
     async def _save(self, execution: ExecutionActor) -> None:
         if execution.id in self._saving or self._target.mailbox.executions.get(execution.id) is not execution:

@@ -11,16 +11,20 @@ from typing import Any
 from infinity_matrix_actors.definition import CHILD_AGENT
 from infinity_matrix_actors.errors import InfinityMatrixError, PayloadNotEncodable, PayloadTooLarge
 from infinity_matrix_actors.fact import CommandKind, ErrorType, Started, TaskError
+from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.state import ExecutionState
 from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.codec import encode
 from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.facts import command_payload, failed_payload, started_payload
+from infinity_matrix_bus.gathered_reads import GatheredReads
+from infinity_matrix_bus.history import read_facts
 from infinity_matrix_bus.log import get_logger
-from infinity_matrix_bus.publisher import Ack, Outbox
+from infinity_matrix_bus.publisher import Ack, Fate, Outbox
 from infinity_matrix_bus.session import Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects, shard_of
 
+from infinity_matrix_coordinator.contents import with_content
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.offload import fitting
 from infinity_matrix_coordinator.views import outputs_of
@@ -85,8 +89,30 @@ class Children:
 
         def on_started(ack: Ack) -> None:
             self._outbox.post(taken, encode({"instance": child}), _ignore)
+            started.set_result(ack)
 
+        started: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
         self._outbox.post(self._subjects.started(shard_of(child, self._shards), child), payload, on_started)
+        if (await started).fate is Fate.TAKEN:
+            await self._answer_for_ended(child)
+
+    async def _answer_for_ended(self, child: str) -> None:
+        """Gives the outcome of a child that has ended and whose parent has not heard of it.
+
+        It was given before the end; but the parent's log may have lost it: logs are restored one by one.
+        """
+        while not self._session.is_lost:
+            try:
+                ended = await self._fold(child)
+            except SessionLost:
+                return
+            except InfinityMatrixError as error:
+                log.info("child_not_read", execution=child, reason=str(error))
+                await asyncio.sleep(RETRY_DELAY_S)
+                continue
+            if ended is not None and ended.finished is not None:
+                await self.answer_parent(ended, lambda: None)
+            return
 
     def cancel(self, execution: ExecutionActor, task: str, attempt: int, reason: str) -> None:
         """Cancels the child of an attempt, also one that has not started yet."""
@@ -154,6 +180,27 @@ class Children:
                 log.info("child_postponed", workflow=workflow, reason=str(error))
                 await asyncio.sleep(RETRY_DELAY_S)
         return None
+
+    async def _fold(self, child: str) -> ExecutionActor | None:
+        """A child as its log tells it, None for one that is not there; raises StorageUnavailable, SessionLost."""
+        reads = GatheredReads(self._session)
+        try:
+            facts = await read_facts(reads, self._subjects, self._shards, child)
+        finally:
+            reads.close()
+        first = next((fact for _, fact in facts if isinstance(fact, Started)), None)
+        definition = None if first is None else await self._store.load(first.definition)
+        if first is None or definition is None:
+            return None
+        plan = Plan.of(definition, first.definition)
+        started = await with_content(first, plan, self._artifacts)
+        assert isinstance(started, Started)
+        actor = ExecutionActor(started, plan)
+        actor.receive(started)
+        for _, fact in facts:
+            if fact is not first:
+                actor.receive(await with_content(fact, plan, self._artifacts))
+        return actor
 
     def _fail(self, execution: ExecutionActor, task: str, attempt: int, error: TaskError) -> None:
         shard = shard_of(execution.id, self._shards)

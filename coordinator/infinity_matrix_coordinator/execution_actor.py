@@ -212,7 +212,7 @@ class ExecutionActor(Execution):
                 error = {"type": str(ErrorType.EXPRESSION), "message": f"key: {problem.reason}"}
                 stop(self, ExecutionState.FAILED, error, at, effects)
                 return
-        self.holds.add(SLOT)
+        self.holds |= {SLOT}
         self.slot_key = key
         effects.append(AskSlot(key, max_running, 1))
 
@@ -334,7 +334,7 @@ class ExecutionActor(Execution):
                 is_taken = self.stopped_at is None and not self.is_decided and not self.is_complete
                 if is_taken:
                     self.grace = fact.grace
-                    self.holds.clear()
+                    self.holds = frozenset()
                     error = {"type": str(ErrorType.CANCELLED), "message": fact.reason or "cancelled on request"}
                     stop(self, ExecutionState.CANCELLED, error, fact.at, effects)
             case CommandKind.DEADLINE:
@@ -359,7 +359,7 @@ class ExecutionActor(Execution):
         slots = self.plan.definition.slots
         if slots is not None and self.slot_key is not None:
             # It gave its slot back when it ended.
-            self.holds.add(SLOT)
+            self.holds |= {SLOT}
             effects.append(AskSlot(self.slot_key, slots.max_running, self.finishes + 1))
         reopen(self, set(), at, effects)
         return True
@@ -377,7 +377,7 @@ class ExecutionActor(Execution):
     def _pause(self, at: float, effects: list[Effect]) -> bool:
         if self.is_decided or PAUSED in self.holds:
             return False
-        self.holds.add(PAUSED)
+        self.holds |= {PAUSED}
         self.state = ExecutionState.PAUSED
         effects.append(PublishStatus(None, self.state, 0, at))
         return True
@@ -385,7 +385,7 @@ class ExecutionActor(Execution):
     def _resume(self, at: float, effects: list[Effect]) -> bool:
         if self.is_decided or PAUSED not in self.holds:
             return False
-        self.holds.discard(PAUSED)
+        self.holds -= {PAUSED}
         self.state = ExecutionState.RUNNING if self.saga is None else ExecutionState.COMPENSATING
         effects.append(PublishStatus(None, self.state, 0, at))
         self._dispatch_held(at, effects)
@@ -408,7 +408,7 @@ class ExecutionActor(Execution):
             data = fact.data if isinstance(fact.data, dict) else {}
             is_taken = SLOT in self.holds and data.get("n") == self.finishes + 1
             if is_taken:
-                self.holds.discard(SLOT)
+                self.holds -= {SLOT}
                 if self.tasks:
                     self._dispatch_held(fact.at, effects)
                 else:

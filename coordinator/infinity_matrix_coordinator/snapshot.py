@@ -69,8 +69,8 @@ def restore(record: dict[str, Any], plan: Plan, sequence: int) -> ExecutionActor
     for name in _PLAIN:
         if name in record:
             setattr(execution, name, record[name])
-    for name in _SETS:
-        setattr(execution, name, set(record[name]))
+    execution.open = set(record["open"])
+    execution.holds, execution.notices = frozenset(record["holds"]), frozenset(record["notices"])
     execution.state = ExecutionState(record["state"])
     execution.stopped_by = None if record["stopped_by"] is None else ExecutionState(record["stopped_by"])
     execution.held = dict.fromkeys(record["held"])
@@ -149,6 +149,7 @@ def _group(group: Group) -> dict[str, Any]:
             for index, state in group.states.items()
         ],
         "attempts": [[index, count] for index, count in group.attempts.items() if index not in group.states],
+        "contents": [[index, content] for index, content in group.contents.items()],
         "first_error": group.first_error,
         "failures": group.failures,
         "is_done": group.is_done,
@@ -172,6 +173,7 @@ def _restore_group(record: dict[str, Any]) -> Group:
         group.results[index] = result
         group.attempts[index] = attempts
     group.attempts.update(dict(record["attempts"]))
+    group.contents.update(dict(record["contents"]))
     return group
 
 
