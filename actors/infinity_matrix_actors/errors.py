@@ -250,3 +250,37 @@ class NotAnAssignee(InfinityMatrixError):
     def __init__(self, task: str, by: str, assignees: tuple[str, ...]) -> None:
         self.assignees = assignees
         super().__init__(f"{by or 'nobody named'} may not decide {task!r}; it is up to: {', '.join(assignees)}")
+
+
+class UnknownDeadLetter(InfinityMatrixError):
+    """Raised when there is no dead letter of that id. Check the id (`imx dead ls`); it may have been dealt with."""
+
+    def __init__(self, letter: str) -> None:
+        self.letter = letter
+        super().__init__(f"there is no dead letter {letter!r}")
+
+
+class LogFull(StorageUnavailable):
+    """Raised when a start is refused because its log is nearly full; what runs goes on. Make room, then try again."""
+
+    def __init__(self, stream: str, filled: float, limit: float) -> None:
+        self.stream = stream
+        self.filled = filled
+        super().__init__(
+            f"{stream} is {filled:.0%} full, and above {limit:.0%} nothing is started, so that what runs can end "
+            f"(give it more room: nats stream edit {stream} --max-bytes=..., or wait until old facts are gone)"
+        )
+
+
+class ExecutionQuarantined(WrongState):
+    """Raised when an execution's facts cannot be folded, so it stands still. Put that right, then resume it."""
+
+    def __init__(self, execution: str, sequence: int, reason: str) -> None:
+        self.execution = execution
+        self.sequence = sequence
+        self.reason = reason
+        super().__init__(
+            f"execution {execution!r}",
+            "quarantined",
+            f"its fact at {sequence} cannot be folded: {reason} (once that is put right: imx resume {execution})",
+        )

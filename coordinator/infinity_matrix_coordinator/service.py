@@ -25,6 +25,7 @@ from nats.micro.service import EndpointConfig, Service, ServiceConfig
 from infinity_matrix_coordinator.agent_verbs import AgentVerbs
 from infinity_matrix_coordinator.begun_again import begun_again
 from infinity_matrix_coordinator.control_verbs import ControlVerbs
+from infinity_matrix_coordinator.dead_verbs import DeadVerbs
 from infinity_matrix_coordinator.operations import Operations
 from infinity_matrix_coordinator.requests import BadRequest, Verb, text
 from infinity_matrix_coordinator.schedule_verbs import ScheduleVerbs
@@ -58,6 +59,7 @@ class ApiService:
             "history": self._history,
             **AgentVerbs(operations).verbs(),
             **ControlVerbs(operations).verbs(),
+            **DeadVerbs(operations).verbs(),
             **ScheduleVerbs(operations).verbs(),
         }
 

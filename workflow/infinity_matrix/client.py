@@ -27,6 +27,7 @@ from infinity_matrix_coordinator.agent_pauses import is_paused, pause_agent, res
 from infinity_matrix_coordinator.approvals import APPROVE, REJECT, Approval, Approvals
 from infinity_matrix_coordinator.choices import chosen
 from infinity_matrix_coordinator.controls import Asked, Controls
+from infinity_matrix_coordinator.dead_operations import DeadLetter, DeadOperations
 from infinity_matrix_coordinator.forks import Forks
 from infinity_matrix_coordinator.lineage import Lineage, lineage_of
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection
@@ -404,6 +405,25 @@ class Client:
     async def resume_workflow(self, workflow: str, *, running: bool = False) -> Sequence[Asked]:
         """Lets a workflow be started again; with `running` its paused executions go on, too. Raises UnknownWorkflow."""
         return await self.controls.resume_workflow(workflow, running=running)
+
+    async def dead_letters(self, agent: str | None = None) -> Sequence[DeadLetter]:
+        """The work that could not be done, of one agent or of all, the newest first."""
+        return await patiently(lambda: DeadOperations(self.operations).letters(agent))
+
+    async def dead_letter(self, id: str) -> Sequence[DeadLetter]:
+        """The letters of an id as listed, or of an execution, or of `<execution>/<task>`. Raises UnknownDeadLetter."""
+        return await patiently(lambda: DeadOperations(self.operations).find(id))
+
+    async def replay_dead_letter(self, id: str, reason: str = "") -> Sequence[DeadLetter]:
+        """Takes the execution of a letter up again, as `retry`; answers its letters, which are gone then.
+
+        Raises UnknownDeadLetter, and WrongState for an execution that has not ended.
+        """
+        return await DeadOperations(self.operations).replay(id, reason)
+
+    async def discard_dead_letter(self, id: str) -> Sequence[DeadLetter]:
+        """Takes letters away; their executions stay as they are. Raises UnknownDeadLetter."""
+        return await patiently(lambda: DeadOperations(self.operations).discard(id))
 
     async def pause_agent(self, agent: str, duration: float | str | None = None) -> float | None:
         """Gives an agent no more work, in whichever process, for `duration` or until it is resumed.

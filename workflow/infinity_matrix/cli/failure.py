@@ -20,6 +20,7 @@ DEBUG_VARIABLE = "IM_DEBUG"
 _HINTS: dict[type[Exception], str] = {
     errors.UnknownWorkflow: "'imx deploy FILE' stores a workflow under its name",
     errors.UnknownExecution: "'imx ls' lists the executions",
+    errors.UnknownDeadLetter: "'imx dead ls' lists those that are there",
     errors.UnknownSchedule: "'imx schedule ls' lists the schedules",
     errors.ExecutionExists: "choose another --id, or say what to do with --if-exists",
     errors.RestoreRefused: "stop its coordinators and agents; --force deletes what is there and restores",
@@ -52,6 +53,7 @@ _MISTAKES = (
 _UNKNOWN = (
     errors.ArtifactMissing,
     errors.UnknownAgent,
+    errors.UnknownDeadLetter,
     errors.UnknownExecution,
     errors.UnknownSchedule,
     errors.UnknownTask,

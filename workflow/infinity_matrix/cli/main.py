@@ -13,6 +13,7 @@ from infinity_matrix.cli import (
     artifacts,
     backup,
     controls,
+    dead,
     executions,
     forks,
     host,
@@ -42,7 +43,7 @@ SECTIONS = {
         "tail",
         "artifacts",
     ),
-    "Agents": ("agents", "agent", "host"),
+    "Agents": ("agents", "agent", "host", "dead"),
     "System": ("dev", "env", "coordinator", "verify", "backup", "restore", "demo"),
 }
 
@@ -77,6 +78,7 @@ app.add_typer(versions.workflows_app, name="workflows")
 app.add_typer(approvals.approvals_app, name="approvals")
 app.add_typer(agents.agents_app, name="agents")
 app.add_typer(agents.agent_app, name="agent")
+app.add_typer(dead.dead_app, name="dead")
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(schedule.app, name="schedule")
 
