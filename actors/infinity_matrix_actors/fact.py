@@ -96,7 +96,7 @@ class Outcome:
     result: Any = None
     error: TaskError | None = None
     started_at: float | None = None
-    #: Given by a coordinator: nobody knows whether the agent did the work.
+    #: Nobody knows whether the work was done: a coordinator gave this, or an agent that was not the first to begin it.
     closed: bool = False
     #: What a result that travels as a reference stands for, where an expression looks into it.
     content: Any = None

@@ -66,6 +66,11 @@ class Delivery:
         return delivery
 
     @property
+    def is_repeated(self) -> bool:
+        """Whether someone may have had it before: when it fails now, it may have been done all the same."""
+        return self.deliveries > 1 or self.record.get("repair") is True
+
+    @property
     def is_worn(self) -> bool:
         """Delivered so often that it may be what kills agents."""
         return self.deliveries > DELIVERIES_MAX

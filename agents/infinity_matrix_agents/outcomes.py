@@ -30,20 +30,23 @@ def too_large(error: PayloadTooLarge, started_at: float, instance: str) -> bytes
     return failed_payload(TaskError(ErrorType.PAYLOAD_TOO_LARGE, str(error), retryable=False), started_at, instance)
 
 
-def failed(error: BaseException, started_at: float, instance: str) -> bytes:
-    """The payload of what a handler raised: a Failure as it says, anything else as retryable."""
+def failed(error: BaseException, started_at: float, instance: str, *, is_repeated: bool = False) -> bytes:
+    """The payload of what a handler raised: a Failure as it says, anything else as retryable.
+
+    `is_repeated`: someone may have begun it before, and done it, and died of that.
+    """
     if isinstance(error, Failure):
         failure = TaskError(
             str(error.type), str(error.message)[:MESSAGE_TEXT_MAX], error.retryable is not False, error.retry_after
         )
     else:
         failure = TaskError(type(error).__name__, str(error)[:MESSAGE_TEXT_MAX])
-    return failed_payload(failure, started_at, instance)
+    return failed_payload(failure, started_at, instance, is_closed=is_repeated)
 
 
-def cancelled(reason: str, started_at: float | None, instance: str) -> bytes:
+def cancelled(reason: str, started_at: float | None, instance: str, *, is_repeated: bool = False) -> bytes:
     error = TaskError(ErrorType.CANCELLED, reason or "cancelled", retryable=False)
-    return failed_payload(error, started_at, instance)
+    return failed_payload(error, started_at, instance, is_closed=is_repeated)
 
 
 def refused(reason: str, instance: str) -> bytes:
@@ -56,4 +59,5 @@ def poison(deliveries: int, begun: int, instance: str) -> bytes:
         f"delivered {deliveries} times, begun again {begun} times, without an outcome: "
         "the agent dies of it, or never answers"
     )
-    return failed_payload(TaskError(ErrorType.POISON, message, retryable=False), time.time(), instance)
+    error = TaskError(ErrorType.POISON, message, retryable=False)
+    return failed_payload(error, time.time(), instance, is_closed=True)

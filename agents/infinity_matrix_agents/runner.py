@@ -314,7 +314,7 @@ class AgentRunner:
         assert function is not None
         try:
             if delivery.is_cancelled:
-                payload = outcomes.cancelled(delivery.cancel_reason, None, self.instance)
+                payload = self._cancelled(delivery, None)
             else:
                 if delivery.may_have_references:
                     await self._payloads.resolve(work)
@@ -327,15 +327,15 @@ class AgentRunner:
             assert task is not None
             if not task.cancelling():
                 # Nobody cancelled the worker: the handler waited for something that was cancelled.
-                payload = outcomes.failed(error, started_at, self.instance)
+                payload = self._failed(delivery, error)
             elif delivery.is_cancelled and delivery in self._held:
                 task.uncancel()
-                payload = outcomes.cancelled(delivery.cancel_reason, started_at, self.instance)
+                payload = self._cancelled(delivery, started_at)
             else:
                 raise
         except Exception as error:
             work.log.exception("failed", error=type(error).__name__)
-            payload = outcomes.failed(error, started_at, self.instance)
+            payload = self._failed(delivery, error)
         finally:
             delivery.task = None
         self._finish(delivery, payload)
@@ -375,6 +375,14 @@ class AgentRunner:
         self._release(delivery)
         self._outbox.post(delivery.record["reply_to"], payload, confirmed)
 
+    def _failed(self, delivery: Delivery, error: BaseException) -> bytes:
+        assert delivery.started_at is not None
+        return outcomes.failed(error, delivery.started_at, self.instance, is_repeated=delivery.is_repeated)
+
+    def _cancelled(self, delivery: Delivery, started_at: float | None) -> bytes:
+        reason, is_repeated = delivery.cancel_reason, delivery.is_repeated
+        return outcomes.cancelled(reason, started_at, self.instance, is_repeated=is_repeated)
+
     def _release(self, delivery: Delivery) -> None:
         self._held.pop(delivery, None)
         delivery.is_released = True
@@ -407,7 +415,8 @@ class AgentRunner:
         if delivery not in self._queue:
             return False
         self._queue.remove(delivery)
-        self._finish(delivery, outcomes.cancelled(reason, None, self.instance))
+        delivery.cancel_reason = reason
+        self._finish(delivery, self._cancelled(delivery, None))
         return True
 
     async def _tick(self) -> None:

@@ -55,11 +55,16 @@ def started_payload(fact: Started) -> bytes:
 
 def closed_payload(error: TaskError, instance: str) -> bytes:
     """The outcome a coordinator gives to an attempt it closes."""
-    return encode({"error": error.record(), "closed": True, "instance": instance})
+    return failed_payload(error, None, instance, is_closed=True)
 
 
-def failed_payload(error: TaskError, started_at: float | None = None, instance: str = "") -> bytes:
+def failed_payload(
+    error: TaskError, started_at: float | None = None, instance: str = "", *, is_closed: bool = False
+) -> bytes:
+    """The outcome of an attempt that failed. `is_closed`: nobody knows whether it was done all the same."""
     record: dict[str, Any] = {"error": error.record()}
+    if is_closed:
+        record["closed"] = True
     if started_at is not None:
         record["started_at"] = rfc3339(started_at)
     if instance:

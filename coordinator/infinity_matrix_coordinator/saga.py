@@ -15,6 +15,9 @@ from infinity_matrix_actors.task_actor import TaskActor
 
 #: A closed attempt's agent may still be at work; by then its lease is over (the consumer's ack_wait).
 LEASE_S = 30.0
+#: An attempt that had begun and ends with one of these may have been done: it was interrupted, or had a result that
+#: could not be given.
+_DOUBTFUL = frozenset({ErrorType.CANCELLED, ErrorType.RESULT_NOT_ENCODABLE, ErrorType.PAYLOAD_TOO_LARGE})
 
 
 def is_undone(when: CompensateWhen, actor: TaskActor) -> bool:
@@ -34,9 +37,16 @@ def is_undone(when: CompensateWhen, actor: TaskActor) -> bool:
 
 
 def is_unknown(actor: TaskActor) -> bool:
-    """Whether it failed, and may have been done all the same: closed, or done with a result that is not admitted."""
-    is_refused = actor.error is not None and actor.error.type == ErrorType.INVALID_RESULT
-    return actor.state is not TaskState.COMPLETED and (actor.closed > 0 or is_refused)
+    """Whether it did not complete, and may have been done all the same: closed, interrupted, or done with a result
+    that is not admitted."""
+    if actor.state is TaskState.COMPLETED:
+        return False
+    if actor.closed > 0:
+        return True
+    if actor.error is None:
+        return False
+    is_doubtful = actor.error.type in _DOUBTFUL and actor.started_at is not None
+    return is_doubtful or actor.error.type == ErrorType.INVALID_RESULT
 
 
 class Saga:

@@ -162,6 +162,14 @@ def test_a_closed_attempt_is_unknown_and_undone_once_its_lease_is_over() -> None
     assert story.actor.compensated == ("a",)
 
 
+@pytest.mark.parametrize("error", ["cancelled", "ResultNotEncodable", "PayloadTooLarge"])
+def test_what_had_begun_and_was_interrupted_or_gave_nothing_readable_is_unknown(error: str) -> None:
+    begun = Story(chain(undo("a", "undo-a"))).tells("started", "a taken", f"a fatal {error}")
+    assert begun.actor.state == "compensating"
+    never = Story(chain(undo("a", "undo-a"))).tells("started", f"a fatal {error}")
+    assert never.actor.state == "failed"
+
+
 def test_the_lease_is_a_timer_that_asks_for_a_fact() -> None:
     story = Story(workflow(task("a"), on_failure=(undo("a", "undo-a"),)))
     story.tells("started", "a closed timed_out")

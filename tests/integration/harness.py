@@ -131,6 +131,10 @@ class World:
         options = [str(self.journal), *names, "--concurrency", str(concurrency)]
         return await self._add("agent_process.py", f"agent-{names[0]}", *options).ready()
 
+    def process(self, script: str, name: str, *arguments: str) -> Process:
+        """A process of any script here that takes the server's URL and the path of its ready file first."""
+        return self._add(script, name, *arguments)
+
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
         """A client; workflows used inside go here."""

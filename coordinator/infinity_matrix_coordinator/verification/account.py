@@ -46,6 +46,8 @@ _KNOWN_WORKFLOW_FIELDS = frozenset(
 )
 #: A config that is filled in may fail its task before any attempt.
 _TEMPLATE = "${{"
+#: What an attempt ends with that was interrupted, or that had a result nobody was given.
+_DOUBTFUL = frozenset({"cancelled", "ResultNotEncodable", "PayloadTooLarge"})
 _KNOWN_COMMANDS = frozenset({"cancel", "deadline"})
 #: Commands that open an execution again after its end.
 REOPENING = frozenset({"retry", "compensate"})
@@ -370,11 +372,15 @@ class Account:
         return None if None in places else max([self.stop, *(place for place in places if place is not None)])
 
     def _is_unknown(self, task: str) -> bool:
-        """A coordinator closed one of its attempts: whether its effect happened nobody knows."""
-        return any(
-            outcome is not None and outcome[1].closed
-            for outcome in (self.outcome(task, number) for number in self.attempts.get(task, {}))
-        )
+        """An attempt was closed, or interrupted when it had begun: whether its effect happened nobody knows."""
+        for number, attempt in self.attempts.get(task, {}).items():
+            found = self.outcome(task, number)
+            if found is None or found[1].error is None:
+                continue
+            has_begun = found[1].started_at is not None or bool(attempt.taken)
+            if found[1].closed or (has_begun and found[1].error.type in _DOUBTFUL):
+                return True
+        return False
 
     def _undo_begun_at(self, undo: str) -> float | None:
         first = self.attempts.get(undo, {}).get(1)
