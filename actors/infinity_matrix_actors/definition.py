@@ -206,6 +206,8 @@ class WorkflowDefinition:
     on_task_failure: tuple[dict[str, Any], ...] | None = None
     callback_timeout: float = CALLBACK_TIMEOUT_S
     slots: SlotsDefinition | None = None
+    #: What `schedule.new_schedule` takes: stored when the workflow is deployed.
+    schedules: tuple[dict[str, Any], ...] = ()
 
     def canonical(self) -> bytes:
         """The canonical form: JSON, sorted keys, defaults written out; what is stored and hashed."""
@@ -229,6 +231,7 @@ class WorkflowDefinition:
                 record[policy] = tuple(record[policy])
         if record.get("slots") is not None:
             record["slots"] = SlotsDefinition(**record["slots"])
+        record["schedules"] = tuple(record.get("schedules", ()))
         return cls(tasks=tasks, on_failure=on_failure, triggers=triggers, **record)
 
     @property

@@ -35,6 +35,7 @@ from infinity_matrix_actors.formula import OPEN
 from infinity_matrix_actors.graph import find_cycle
 from infinity_matrix_actors.plain import plain
 from infinity_matrix_actors.plan import compile_formulas
+from infinity_matrix_actors.schedule import new_schedule
 from infinity_matrix_actors.schema import problem_of
 from infinity_matrix_actors.suggestion import did_you_mean
 
@@ -63,6 +64,7 @@ def define(document: WorkflowDocument) -> WorkflowDefinition:
         on_task_failure=_policy(document.on_task_failure),
         callback_timeout=document.callback_timeout,
         slots=_slots(document),
+        schedules=_schedules(document),
     )
     compile_conditions(definition)
     compile_formulas(definition)
@@ -91,6 +93,24 @@ def _policy(actions: list[ActionDocument] | None) -> tuple[dict[str, Any], ...] 
         }
         for action in actions
     )
+
+
+def _schedules(document: WorkflowDocument) -> tuple[dict[str, Any], ...]:
+    """The schedules as they were written, each with its name, once they are known to be possible."""
+    found: dict[str, dict[str, Any]] = {}
+    for number, schedule in enumerate(document.schedules):
+        where = f"schedules[{number}]"
+        fields = schedule.model_dump(exclude={"name"}, exclude_defaults=True)
+        if "overlap" in fields:
+            fields["overlap"] = str(schedule.overlap)
+        if "input" in fields:
+            fields["input"] = plain(schedule.input, f"{where}, input")
+        name = schedule.name or document.name
+        if name in found:
+            raise InvalidDefinition(f"there are two schedules {name!r}", where=where, hint="give each a name")
+        new_schedule(name, document.name, **fields)
+        found[name] = {"name": name, **fields}
+    return tuple(found.values())
 
 
 def _slots(document: WorkflowDocument) -> SlotsDefinition | None:

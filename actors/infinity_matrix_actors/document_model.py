@@ -36,10 +36,12 @@ from infinity_matrix_actors.document_field import (
     listed,
     listed_text,
 )
+from infinity_matrix_actors.schedule import CATCH_UP_S, Overlap
 
 #: An execution's facts are folded in one process, and its ancestors take a bit for every pair: 12 MB at this size.
 TASKS_MAX = 10_000
 TRIGGERS_MAX = 100
+SCHEDULES_MAX = 100
 ATTEMPTS_MAX = 10_000
 MULTIPLIER_MAX = 1_000.0
 ERROR_TYPES_MAX = 100
@@ -218,6 +220,24 @@ class TriggerDocument(Document):
     filter: Text | None = Field(default=None, description="CEL over `event`, such as: event.total > 100")
 
 
+class ScheduleDocument(Document):
+    """When an execution starts by itself. Stored, or replaced, whenever the workflow is deployed."""
+
+    name: Name | None = Field(default=None, description="The workflow's own unless it has several.")
+    cron: Text | None = Field(default=None, description="Five fields, or an alias such as @daily.")
+    run_at: Text | None = Field(default=None, description="Instead of cron: once, such as 2026-12-24T18:00:00.")
+    timezone: Text = Field(default="UTC", description="In which cron and times without a zone are meant.")
+    overlap: Overlap = Field(
+        default=Overlap.SKIP, strict=False, description="What becomes of a tick while an earlier execution is open."
+    )
+    catch_up: Seconds = Field(default=CATCH_UP_S, description="How far back missed ticks are made up.")
+    jitter: SecondsOrZero = Field(default=0.0, description="Starts are spread over so long.")
+    start: Text | None = None
+    end: Text | None = None
+    limit: int | None = Field(default=None, ge=1, description="Executions in all.")
+    input: Any = Field(default=None, description="Of every execution.")
+
+
 class WorkflowDocument(Document):
     """A workflow: a graph of tasks, and what starts it."""
 
@@ -230,6 +250,7 @@ class WorkflowDocument(Document):
     )
     tasks: Annotated[list[TaskDocument], BeforeValidator(listed)] = Field(default=[], max_length=TASKS_MAX)
     triggers: Annotated[list[TriggerDocument], BeforeValidator(listed)] = Field(default=[], max_length=TRIGGERS_MAX)
+    schedules: Annotated[list[ScheduleDocument], BeforeValidator(listed)] = Field(default=[], max_length=SCHEDULES_MAX)
     on_failure: Annotated[list[TaskDocument], BeforeValidator(listed)] = Field(
         default=[],
         max_length=TASKS_MAX,

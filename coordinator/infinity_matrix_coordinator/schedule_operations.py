@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from infinity_matrix_actors.definition import WorkflowDefinition
 from infinity_matrix_actors.errors import InvalidDefinition, StorageUnavailable, UnknownSchedule, WorkflowPaused
 from infinity_matrix_actors.names import check_name
-from infinity_matrix_actors.schedule import Overlap, Schedule, times_between
+from infinity_matrix_actors.schedule import Overlap, Schedule, new_schedule, times_between
 from infinity_matrix_actors.schedule_state import (
     WAITING_MAX,
     ScheduleState,
@@ -68,6 +69,16 @@ class ScheduleOperations:
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
+
+    async def deploy(self, definition: WorkflowDefinition) -> str:
+        """Deploys a workflow and stores the schedules in its definition; answers its hash. Raises as `create` does.
+
+        A schedule that an earlier version had and this one has not is left as it is.
+        """
+        digest = await self._operations.deploy(definition)
+        for fields in definition.schedules:
+            await self.create(new_schedule(workflow=definition.name, **fields))
+        return digest
 
     async def create(self, schedule: Schedule, *, is_paused: bool = False) -> ScheduleView:
         """Stores a schedule, in place of one of that name; what is stored already is left as it is.

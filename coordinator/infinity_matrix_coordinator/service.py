@@ -28,6 +28,7 @@ from infinity_matrix_coordinator.control_verbs import ControlVerbs
 from infinity_matrix_coordinator.dead_verbs import DeadVerbs
 from infinity_matrix_coordinator.operations import Operations
 from infinity_matrix_coordinator.requests import BadRequest, Verb, text
+from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
 from infinity_matrix_coordinator.schedule_verbs import ScheduleVerbs
 from infinity_matrix_coordinator.views import status_of
 
@@ -147,7 +148,10 @@ class ApiService:
 
     async def _deploy(self, body: dict[str, Any]) -> Any:
         definition = define(parse_document(body))
-        return {"workflow": definition.name, "definition": await self._operations.deploy(definition)}
+        return {
+            "workflow": definition.name,
+            "definition": await ScheduleOperations(self._operations).deploy(definition),
+        }
 
     async def _status(self, body: dict[str, Any]) -> Any:
         return asdict(status_of(await self._operations.fold(text(body, "execution"))))

@@ -15,6 +15,7 @@ from harness import World, seeded, until
 from infinity_matrix.agents import Agent, Work
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Workflow
+from infinity_matrix_actors.document import define, parse_document
 from infinity_matrix_actors.errors import InvalidDefinition, UnknownSchedule, WorkflowPaused
 from infinity_matrix_actors.fact import Command, Started
 from infinity_matrix_actors.schedule import Overlap, Schedule, new_schedule
@@ -27,6 +28,7 @@ from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.history import read_all, read_facts
 from infinity_matrix_bus.installation import install
 from infinity_matrix_bus.schedules import ScheduleStore
+from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator.members import owner_of
 from infinity_matrix_coordinator.process import Coordinator
@@ -552,3 +554,23 @@ async def _is_known(im: Client, execution: str) -> bool:
 
 def _utc(at: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(at, datetime.UTC)
+
+
+async def test_the_schedules_of_a_definition_are_stored_when_it_is_deployed(server: EmbeddedServer) -> None:
+    coordinator = await Coordinator(Endpoint(server.url, token=server.token)).start()
+    client = await Client(Endpoint(server.url, token=server.token)).open()
+    document = {
+        "name": "nightly",
+        "tasks": [{"id": "nap", "sleep": "1s"}],
+        "schedules": [{"cron": "0 2 * * *", "timezone": "Europe/Berlin"}, {"name": "noon", "cron": "0 12 * * *"}],
+    }
+    try:
+        await client.deploy(define(parse_document(document)))
+        found = await ScheduleOperations(client.operations).list()
+        assert {(one.name, one.workflow, one.cron, one.timezone) for one in found} == {
+            ("nightly", "nightly", "0 2 * * *", "Europe/Berlin"),
+            ("noon", "nightly", "0 12 * * *", "UTC"),
+        }
+    finally:
+        await client.close()
+        await coordinator.stop()

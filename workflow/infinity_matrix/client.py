@@ -33,6 +33,7 @@ from infinity_matrix_coordinator.lineage import Lineage, lineage_of
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection
 from infinity_matrix_coordinator.operations import Operations, new_execution_id
 from infinity_matrix_coordinator.patience import patiently
+from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
 from infinity_matrix_coordinator.runs import IfExists, Runs
 from infinity_matrix_coordinator.versions import Difference, Versions, VersionSummary
 from infinity_matrix_coordinator.views import (
@@ -132,8 +133,8 @@ class Client:
     # Definitions.
 
     async def deploy(self, definition: WorkflowDefinition) -> str:
-        """Stores a definition and arms its triggers; answers its hash."""
-        return await patiently(lambda: self.operations.deploy(definition))
+        """Stores a definition with its schedules and arms its triggers; answers its hash."""
+        return await patiently(lambda: ScheduleOperations(self.operations).deploy(definition))
 
     async def undeploy(self, workflow: str) -> None:
         await self.operations.undeploy(workflow)

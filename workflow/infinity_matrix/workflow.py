@@ -223,7 +223,7 @@ class Workflow:
         return schedule_workflow(self, name, timezone, is_paused=paused, **fields)
 
     async def deploy(self) -> str:
-        """Stores the definition and arms its triggers, in place of an earlier version's; answers its hash."""
+        """Stores the definition with its schedules and arms its triggers, in place of an earlier version's."""
         definition = self.definition()
         async with self._opened() as client:
             return await client.deploy(definition)
