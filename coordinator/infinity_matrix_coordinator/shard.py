@@ -10,9 +10,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from infinity_matrix_actors.effect import Effect
+from infinity_matrix_actors.effect import Arm, CloseAttempt, Effect
 from infinity_matrix_actors.errors import InfinityMatrixError
-from infinity_matrix_actors.fact import Fact, Finished, Started
+from infinity_matrix_actors.fact import Fact, Finished, Started, TaskError
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.artifacts import ArtifactStore
@@ -27,10 +27,12 @@ from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.backlog import Attempt
+from infinity_matrix_coordinator.begun_again import begun_again
 from infinity_matrix_coordinator.checkpoint_store import CheckpointStore
 from infinity_matrix_coordinator.checkpoints import CHECKPOINT_AFTER_S, Checkpoints
 from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.contents import Contents, with_content
+from infinity_matrix_coordinator.deadlines import CLOSE_AGAIN_S
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.heartbeats import Heartbeats
 from infinity_matrix_coordinator.log_identity import Likeness, LogIdentity, compare
@@ -39,6 +41,7 @@ from infinity_matrix_coordinator.performer import FRESH_S, Performer
 from infinity_matrix_coordinator.quiet import QuietAttempts
 from infinity_matrix_coordinator.repairs import BATCH_MAX, Repairs
 from infinity_matrix_coordinator.slots import KEY_PREFIX, SlotKeys, Ticket
+from infinity_matrix_coordinator.worn import WornWorks
 
 SWEEP_INTERVAL_S = 30.0
 #: Work younger than this is not swept: its publish may be under way.
@@ -91,6 +94,7 @@ class Shard:
         self._repairs = Repairs(self._api, subjects, self)
         self._quiet = QuietAttempts(self._api, subjects, self.clock, self._on_quiet, self._sequence_of)
         self._heartbeats = Heartbeats(session, subjects, self.clock, self._on_heartbeat)
+        self._worn = WornWorks(session, subjects, self.clock, self._begun_again, self._condemn)
         self.slots = SlotKeys(subjects, shards, outbox)
         store = CheckpointStore(session, subjects, number, artifacts)
         self._checkpoint_store = store
@@ -219,6 +223,7 @@ class Shard:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._worn.close()
         await self.performer.close()
         if self._reader is not None:
             await self._reader.close()
@@ -464,7 +469,9 @@ class Shard:
                 await self.slots.sweep(self._api, self.clock.now(), self._has_finished)
                 age_s = min(SWEEP_AGE_MIN_S, self._sweep_interval_s)
                 young = self.clock.now() - age_s
-                await self._mend_consumers(self._session, self._agents_waited_for(young))
+                waited_for = self._waited_for(young)
+                await self._mend_consumers(self._session, set(waited_for))
+                await self._worn.look(waited_for, self._sweep_interval_s)
                 attempts = [
                     (execution.id, task, actor.attempt)
                     for execution in list(self.mailbox.executions.values())
@@ -477,14 +484,29 @@ class Shard:
             except InfinityMatrixError as error:
                 log.info("sweep_postponed", shard=self.number, reason=str(error))
 
-    def _agents_waited_for(self, young: float) -> set[str]:
-        """The agents with an open attempt that was dispatched before `young`."""
-        return {
-            actor.node.definition.agent
-            for execution in self.mailbox.executions.values()
-            for task in (*execution.open, *execution.notices)
-            if ((actor := execution.tasks[task]).dispatched_at or 0.0) < young and actor.node.definition.child is None
-        }
+    def _waited_for(self, young: float) -> dict[str, dict[Attempt, float]]:
+        """By agent the open attempts that were dispatched before `young`, with when that was."""
+        found: dict[str, dict[Attempt, float]] = {}
+        for execution in self.mailbox.executions.values():
+            for task in (*execution.open, *execution.notices):
+                actor = execution.tasks[task]
+                at = actor.dispatched_at or 0.0
+                if at < young and actor.node.definition.child is None:
+                    found.setdefault(actor.node.definition.agent, {})[execution.id, task, actor.attempt] = at
+        return found
+
+    async def _begun_again(self, attempt: Attempt) -> int | None:
+        execution = self.mailbox.executions.get(attempt[0])
+        if execution is None:
+            return None
+        return await begun_again(self._session, self._subjects, execution.plan.definition.name, *attempt)
+
+    def _condemn(self, attempt: Attempt, error: TaskError) -> None:
+        """Closes an attempt whose work kills agents."""
+        if self.agent_of(attempt) is not None:
+            _, task, number = attempt
+            effects: list[Effect] = [CloseAttempt(task, number, error), Arm(task, self.clock.now() + CLOSE_AGAIN_S)]
+            self._perform_now(self.mailbox.executions[attempt[0]], effects)
 
     async def _has_finished(self, ticket: Ticket) -> bool:
         shard = shard_of(ticket.execution, self._shards)
