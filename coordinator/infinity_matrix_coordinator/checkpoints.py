@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from infinity_matrix_actors.effect import Arm
-from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge
+from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge, StorageUnavailable
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.log import get_logger
@@ -88,6 +88,8 @@ class Checkpoints:
         #: Those being stored, with the first fact that is not in what is stored before.
         self._saving: dict[str, int] = {}
         self.mark = Mark()
+        #: Executions that are to go on as soon as they can be read.
+        self.postponed: list[str] = []
 
     # Taking over.
 
@@ -120,7 +122,19 @@ class Checkpoints:
                 mailbox.passive[checkpoint.execution] = checkpoint.folded
                 for task, at in checkpoint.timers:
                     arm(checkpoint.execution, task, at)
-        restored = [one.execution for one in working if one.execution not in ended and await self._restore(one)]
+        restored = []
+        for checkpoint in working:
+            if checkpoint.execution in ended:
+                continue
+            try:
+                if await self._restore(checkpoint):
+                    restored.append(checkpoint.execution)
+            except StorageUnavailable as error:
+                # Its definition, or a part of its state, is out of reach: it waits, and the others go on.
+                log.warning("checkpoint_postponed", execution=checkpoint.execution, reason=str(error))
+                self._know(checkpoint)
+                mailbox.passive[checkpoint.execution] = checkpoint.folded
+                self.postponed.append(checkpoint.execution)
         for execution in ended:
             await self._store.delete(execution)
         return restored
@@ -136,9 +150,8 @@ class Checkpoints:
 
     async def _restore(self, checkpoint: Checkpoint) -> bool:
         plan = await self._target.plan_of_digest(checkpoint.definition)
-        while plan is None:
-            await asyncio.sleep(self._interval_s)
-            plan = await self._target.plan_of_digest(checkpoint.definition)
+        if plan is None:
+            raise StorageUnavailable(f"the definition {checkpoint.definition[:16]} is not readable")
         try:
             actor = restore(await self._store.snapshot_of(checkpoint), plan, CLEAN)
         except (KeyError, TypeError, ValueError) as error:

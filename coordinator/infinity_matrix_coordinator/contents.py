@@ -21,6 +21,8 @@ from infinity_matrix_bus.references import has_references, resolved
 from infinity_matrix_coordinator.execution import CLEAN
 
 RETRY_DELAY_S = 0.5
+#: Executions whose contents, or checkpoints, are fetched at once.
+FETCHES_AT_ONCE = 32
 log = get_logger("infinity_matrix.coordinator")
 
 
@@ -66,6 +68,8 @@ class _Waiting:
     #: The place in the log of the first: a new owner must find it.
     sequence: int
     facts: deque[tuple[Fact, int]] = field(default_factory=deque)
+    #: It was out of reach just now.
+    is_postponed: bool = False
 
 
 class Contents:
@@ -135,9 +139,8 @@ class Contents:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
-                for execution in list(self._waiting):
-                    await self._fetch(execution)
+            while ready := [id for id, waiting in self._waiting.items() if not waiting.is_postponed][:FETCHES_AT_ONCE]:
+                await asyncio.gather(*(self._fetch(execution) for execution in ready))
 
     async def _fetch(self, execution: str) -> None:
         waiting = self._waiting[execution]
@@ -155,7 +158,12 @@ class Contents:
             # decide otherwise than who can read it.
             log.warning("content_not_readable", execution=execution, reason=str(error))
             waiting.facts.extendleft(reversed(complete))
-            await asyncio.sleep(RETRY_DELAY_S)
+            waiting.is_postponed = True
+            asyncio.get_running_loop().call_later(RETRY_DELAY_S, self._try_again, waiting)
             return
         del self._waiting[execution]
         self._deliver(execution, complete)
+
+    def _try_again(self, waiting: _Waiting) -> None:
+        waiting.is_postponed = False
+        self._wake.set()

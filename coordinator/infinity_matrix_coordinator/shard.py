@@ -330,6 +330,8 @@ class Shard:
             if execution_id not in replayed and execution_id in self.mailbox.executions:
                 resumed += 1
                 self._resume(execution_id)
+        for execution_id in self.checkpoints.postponed:
+            self._contents.call(execution_id)
         self._set_timer()
         self.slots.resume()
         self._parked_by_replay = set(self.mailbox.parked)
