@@ -32,6 +32,9 @@ class TaskStatus:
     instances: dict[str, int] | None = None
     #: Of a task that is another workflow: the execution it is, once that has begun.
     child: str | None = None
+    #: Of an attempt that was closed (timed out, cancelled): its agent has let go of it since, and `late`: had done it.
+    released: bool = False
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,4 +254,6 @@ def _task_status(execution: ExecutionActor, name: str) -> TaskStatus:
         actor.completed_at,
         actor.group.counts() if actor.group is not None else None,
         (actor.instance or None) if actor.node.definition.child is not None else None,
+        actor.is_released,
+        actor.is_late,
     )
