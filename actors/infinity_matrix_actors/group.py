@@ -103,7 +103,8 @@ class Group:
     def reopen(self, undone: Set[int]) -> None:
         """Everything that did not complete, and what was undone, is to run again."""
         again = {index for index, state in self.states.items() if state is not TaskState.COMPLETED} | undone
-        again |= self.running
+        # Also what was to be begun again before, and was not.
+        again |= self.running.union(self.again)
         self.running.clear()
         for index in again:
             self.results.pop(index, None)

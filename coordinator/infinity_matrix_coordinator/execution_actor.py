@@ -368,7 +368,7 @@ class ExecutionActor(Execution):
         if self.finished is None or self.saga is None or not self.saga.failed:
             return False
         self.finished = self.decided_at = None
-        self.state = ExecutionState.PAUSED if PAUSED in self.holds else ExecutionState.COMPENSATING
+        self.state = ExecutionState.COMPENSATING
         for undo in self.saga.reopen():
             self.tasks[undo].reset()
         effects.append(PublishStatus(None, self.state, 0, at, self.error))

@@ -174,6 +174,9 @@ class Mailbox:
         for sequence, fact in parked.facts:
             if execution in self.executions:
                 answers.append((fact, self.receive(actor, fact, sequence)))
+            else:
+                # It ended meanwhile, by another owner's doing, and may have been taken up again.
+                self.deliver(fact, sequence)
         return answers
 
     def forget(self, execution: str) -> None:

@@ -406,6 +406,8 @@ class Shard:
         was_replayed = execution_id in self._parked_by_replay
         self._parked_by_replay.discard(execution_id)
         answers = self.mailbox.unpark(execution_id, plan)
+        if execution_id in self.mailbox.reopening:
+            self._reopening.set()
         execution = self.mailbox.executions.get(execution_id)
         if execution is None:
             return

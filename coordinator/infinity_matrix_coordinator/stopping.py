@@ -84,6 +84,8 @@ def _decide(execution: Execution, state: ExecutionState, at: float, effects: lis
         return
     execution.state = state
     execution.decided_at = at
+    # Who takes it up again wants it to go on, though it was paused when it ended.
+    execution.holds = frozenset()
     effects.append(Disarm(None))
     effects.append(execution.finish_effect())
     effects.append(PublishStatus(None, state, 0, at, execution.error))

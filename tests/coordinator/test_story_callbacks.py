@@ -213,6 +213,26 @@ def test_what_was_stopped_by_the_failure_begins_again_when_it_is_skipped() -> No
     story.check(f"+60 s due {attempt + 1} -> finished completed")
 
 
+def test_an_instance_that_was_still_to_begin_again_is_not_forgotten_by_another_failure() -> None:
+    definition = workflow(
+        each("m", "input", max_parallel=1, tolerated=1), task("x"), task("y"), on_error=({"action": "skip"},)
+    )
+    Story(definition, [0, 1]).check(
+        """
+        started   -> work m~0.1, work x.1, work y.1
+        pause     ->
+        m~0 fatal ->                              | m~0 failed
+        x fatal   -> tell all
+        resume    ->
+        y stops   -> work m~0.2, work y.2         | x skipped, m running
+        y fatal   -> tell all
+        m~0 stops -> work m~0.3                   | y skipped
+        m~0 ok    -> work m~1.1
+        m~1 ok    -> finished completed
+        """
+    )
+
+
 def test_a_signal_that_came_while_it_was_stopped_is_there_when_it_goes_on() -> None:
     Story(workflow(task("a"), task("c"), wait("w", wait_for="go"), on_error=({"action": "skip"},))).check(
         """

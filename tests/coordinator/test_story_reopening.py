@@ -263,16 +263,20 @@ def test_the_timeout_of_the_whole_counts_from_the_retry_and_a_late_one_of_before
     )
 
 
-def test_a_retry_while_paused_stays_paused() -> None:
-    Story(workflow(task("a"), task("b"))).check(
+def test_what_was_paused_when_it_ended_goes_on_when_it_is_taken_up() -> None:
+    Story(workflow(task("a"), task("b"), on_failure=(undo("b", "undo-b"),))).check(
         """
-        started  -> work a.1, work b.1
-        pause    ->
-        a fatal  -> tell all
-        b ok     -> finished failed
-        finished ->
-        retry    ->            | =paused
-        resume   -> work a.2   | =running
+        started      -> work a.1, work b.1
+        a fatal      -> tell all
+        b ok         -> work undo-b.1
+        pause        ->                  | =paused
+        undo-b fatal -> finished failed
+        finished     ->
+        compensate   -> work undo-b.2    | =compensating
+        pause        ->
+        undo-b ok    -> finished failed
+        finished     ->
+        retry        -> work a.2, work b.2 | =running
         """
     )
 

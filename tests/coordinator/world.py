@@ -10,7 +10,7 @@ from random import Random
 
 from infinity_matrix_actors.definition import WorkflowDefinition
 from infinity_matrix_actors.effect import PublishFinished
-from infinity_matrix_actors.fact import Command, CommandKind, Finished, Outcome, Started, Taken, TaskError
+from infinity_matrix_actors.fact import Command, CommandKind, Finished, Outcome, Signal, Started, Taken, TaskError
 from infinity_matrix_actors.plan import Plan
 from world_owner import FRESH_S, Owner
 from world_streams import AGENT, EXECUTION, Key, Log, WorkQueue
@@ -92,7 +92,14 @@ class World:
     """One execution with its two owners. `chaos`, then `calm`, and the log must hold one end."""
 
     def __init__(
-        self, definition: WorkflowDefinition, seed: int, input: object = None, *, repairs_burn_ids: bool = True
+        self,
+        definition: WorkflowDefinition,
+        seed: int,
+        input: object = None,
+        *,
+        repairs_burn_ids: bool = True,
+        runs: int = 1,
+        is_meddled_with: bool = False,
     ) -> None:
         self.random = Random(seed)
         self.plan = Plan.of(definition)
@@ -104,6 +111,10 @@ class World:
         self.asked: set[Key] = set()
         self.endings: list[PublishFinished] = []
         self._is_calm = False
+        #: How often it is begun, at most: what ended badly is taken up again. And whether people pause and signal it.
+        self._runs_left = runs - 1
+        self._is_meddled_with = is_meddled_with
+        self._commands = 0
         self._started = Started(EXECUTION, self.now, definition.name, self.plan.digest, input)
         self.owners = [Owner(self), Owner(self)]
 
@@ -120,6 +131,8 @@ class World:
                 self._start()
             if step == cancel_at:
                 self.log.publish(Command(EXECUTION, self.now, CommandKind.CANCEL, "1", "enough"))
+            if self._is_meddled_with and self.random.random() < 0.05:
+                self._meddle()
             if self.random.random() < 0.4:
                 self.random.choice((self.agents.take, self.agents.answer))()
                 continue
@@ -141,6 +154,8 @@ class World:
     def calm(self) -> None:
         """No more faults: everyone does what there is to do until the log holds the end and nothing is left."""
         self._is_calm = True
+        if self._is_meddled_with:
+            self._command(CommandKind.RESUME)
         for _ in range(ROUNDS_MAX):
             moved = False
             for owner in self.owners:
@@ -151,16 +166,59 @@ class World:
                 moved = True
             if moved:
                 continue
-            if any(isinstance(fact, Finished) for fact in self.log.facts):
+            if self.owners[0].actor is None and any(isinstance(fact, Finished) for fact in self.log.facts):
+                if self._take_up():
+                    continue
                 return
             if self.owners[0].sweep() | self.owners[1].sweep():
                 continue
+            self.agree()
             times = [at for owner in self.owners if (at := owner.timers.next_at()) is not None]
+            if not times and self._is_meddled_with:
+                self._signal()
+                continue
             assert times, "no way on: nothing to do and no timer"
             self.now = max(self.now, min(times))
             for owner in self.owners:
                 owner.fire()
         raise AssertionError(f"no end after {ROUNDS_MAX} rounds")
+
+    def agree(self) -> None:
+        """All owners that have read everything, and whoever folds the log now, are in the same state."""
+        records = [owner.actor.record() for owner in self.owners if owner.actor is not None]
+        assert all(record == records[0] for record in records)
+
+    def _take_up(self) -> bool:
+        """Takes it up again if it ended badly, while that is still to be done; a paused one goes on."""
+        last = next(fact for fact in reversed(self.log.facts) if isinstance(fact, Finished))
+        if not self._runs_left or last.state == "completed":
+            return False
+        self._runs_left -= 1
+        if last.compensation == "incomplete" and self.random.random() < 0.3:
+            self._command(CommandKind.COMPENSATE)
+        else:
+            self._command(CommandKind.RETRY)
+            self._command(CommandKind.RESUME)
+        return True
+
+    def _meddle(self) -> None:
+        kinds = [CommandKind.PAUSE, CommandKind.RESUME, None]
+        if self._runs_left and any(isinstance(fact, Finished) for fact in self.log.facts):
+            self._runs_left -= 1
+            kinds = [CommandKind.RETRY, CommandKind.COMPENSATE]
+        kind = self.random.choice(kinds)
+        if kind is None:
+            self._signal()
+        else:
+            self._command(kind)
+
+    def _command(self, kind: CommandKind) -> None:
+        self._commands += 1
+        self.log.publish(Command(EXECUTION, self.now, kind, f"c{self._commands}"))
+
+    def _signal(self) -> None:
+        self._commands += 1
+        self.log.publish(Signal(EXECUTION, self.now, "go", f"s{self._commands}", {"n": self.random.randrange(3)}))
 
     def _start(self) -> None:
         self.log.publish(replace(self._started, at=self.now))

@@ -59,8 +59,7 @@ class Owner:
             self._deliver()
         self.load()
         self.todo.clear()
-        for effect in self.actor.outstanding() if self.actor is not None else ():
-            self.todo.append(Repair((effect.task, effect.attempt)) if isinstance(effect, PublishWork) else effect)
+        self._resume()
 
     @property
     def actor(self) -> ExecutionActor | None:
@@ -79,11 +78,19 @@ class Owner:
         assert not self.mailbox.quarantined
 
     def load(self) -> bool:
-        """Opens the execution if it was parked."""
+        """Opens the execution if it was parked; reads all of it if it ended and is taken up again."""
         answers = self.mailbox.unpark(EXECUTION, self.world.plan)
         for _, effects in answers:
             self.todo.extend(effects)
-        return bool(answers)
+        if EXECUTION not in self.mailbox.reopening:
+            return bool(answers)
+        self.mailbox.reopen(EXECUTION, list(enumerate(self.world.log.facts, 1)), self.world.plan)
+        self._resume()
+        return True
+
+    def _resume(self) -> None:
+        for effect in self.actor.outstanding() if self.actor is not None else ():
+            self.todo.append(Repair((effect.task, effect.attempt)) if isinstance(effect, PublishWork) else effect)
 
     def fire(self) -> bool:
         """Fires the timers that are due."""
@@ -132,10 +139,10 @@ class Owner:
             case TellAgents(task):
                 world.agents.hear(task)
             case PublishDeadline():
-                log.publish(Command(EXECUTION, now, CommandKind.DEADLINE, "timeout"))
+                log.publish(Command(EXECUTION, now, CommandKind.DEADLINE, effect.id))
             case PublishFinished(state, error):
                 world.endings.append(effect)
-                log.publish(Finished(EXECUTION, now, 1, state, error))
+                log.publish(Finished(EXECUTION, now, effect.n, state, error, effect.compensation, effect.compensated))
             case Arm(task, at):
                 self.timers.arm(task, at)
             case Disarm(task):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from infinity_matrix_actors.fact import Command, Due, Fact, Finished, Outcome, Taken
+from infinity_matrix_actors.fact import Command, Due, Fact, Finished, Outcome, Signal, Taken
 
 EXECUTION = "e1"
 AGENT = "agent-x"
@@ -41,6 +41,8 @@ def subject_of(fact: Fact) -> tuple[object, ...]:
             return ("command", kind, id)
         case Finished(n=n):
             return ("finished", n)
+        case Signal(name=name, id=id):
+            return ("signal", name, id)
     return (type(fact).__name__,)
 
 
