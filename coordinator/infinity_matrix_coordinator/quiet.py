@@ -67,7 +67,8 @@ class QuietAttempts:
         for attempt in attempts:
             # Known of all that this owner published, so that one question answers for ten thousand queued attempts.
             sequence = self._sequence_of(agent, attempt) or await self._stored(agent, attempt)
-            if sequence > delivered:
+            if sequence is None or sequence > delivered:
+                self._seen.pop(attempt, None)
                 self._on_answer(attempt, True, None)
                 continue
             seen_at = self._seen.setdefault(attempt, self._clock.now())
@@ -75,7 +76,9 @@ class QuietAttempts:
                 self._seen.popitem(last=False)
             self._on_answer(attempt, False, seen_at)
 
-    async def _stored(self, agent: str, attempt: Attempt) -> int:
+    async def _stored(self, agent: str, attempt: Attempt) -> int | None:
         work = await self._api.last_message(self._subjects.work_stream, self._subjects.work(agent, *attempt))
-        # No work at all: acked or purged, so somebody had it; the sweep finds out if its outcome never comes.
-        return 0 if work is None else work.sequence
+        # No work at all: it was refused so far (the stream is full) or is lost, and waits for its repair. Taken for
+        # begun it would be, for an agent that never comes, as good as without its `queue_timeout`. If it was done, its
+        # outcome has the subject that a closing would take.
+        return None if work is None else work.sequence

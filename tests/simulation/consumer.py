@@ -22,8 +22,8 @@ class Surroundings(Protocol):
     def forgot_count(self) -> None:
         """A message that was delivered before came as if for the first time."""
 
-    def held_until_ns(self, stream: str) -> int:
-        """Until when consumers of a stream deliver nothing: a fault."""
+    def held_until_ns(self, stream: str, consumer: str) -> int:
+        """Until when a consumer, or all of a stream, deliver nothing: a fault."""
 
 
 @dataclass(slots=True, eq=False)
@@ -116,7 +116,7 @@ class Consumer:
 
     def signal(self) -> None:
         """Delivers what there is to who waits."""
-        held_ns = self._server.held_until_ns(self.stream.name)
+        held_ns = self._server.held_until_ns(self.stream.name, self.name)
         if held_ns > self._server.now_ns():
             if not self._is_held:
                 self._is_held = True

@@ -58,7 +58,7 @@ class Faults:
         self.lost_replies = 0.0
         #: Bulk reads show the streams as they were this long ago.
         self.read_lag_ns = 0
-        #: Consumers of these streams deliver nothing until then.
+        #: These consumers, or all of these streams, deliver nothing until then.
         self.held_until_ns: dict[str, int] = {}
 
     def strikes(self, kind: str, chance: float) -> bool:
@@ -132,8 +132,9 @@ class JetStream:
         at_s = (at_ns - EPOCH_S * 1_000_000_000) / 1e9
         return self._loop.post(self._process, at_s + 1e-7, fire)
 
-    def held_until_ns(self, stream: str) -> int:
-        return self.faults.held_until_ns.get(stream, 0)
+    def held_until_ns(self, stream: str, consumer: str) -> int:
+        held = self.faults.held_until_ns
+        return max(held.get(stream, 0), held.get(consumer, 0)) if held else 0
 
     def forgot_count(self) -> None:
         self.faults.count("redelivered, count forgotten")

@@ -1,18 +1,25 @@
 """The rules of DESIGN section 4 taken out, one at a time: what a simulation is worth shows in which of these it finds.
 
-`python -m tests.simulation --mutant NAME` runs with one of them; it must find something broken.
+`python -m tests.simulation.mutants [NAME ...]` tells every trace with each of them, in processes of their own; it fails
+when one is not found.
 """
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import infinity_matrix_agents.delivery as delivery
 import infinity_matrix_bus.publisher as publisher
+import infinity_matrix_coordinator.clock as clock
 import infinity_matrix_coordinator.mailbox as mailbox
 import infinity_matrix_coordinator.performer as performer
 import infinity_matrix_coordinator.repairs as repairs
+import infinity_matrix_coordinator.saga as saga
 import infinity_matrix_coordinator.shard as shard
+import infinity_matrix_coordinator.stopping as stopping
 from infinity_matrix_actors.effect import CloseAttempt, PublishDue, PublishFinished, PurgeWork
 
 
@@ -105,6 +112,42 @@ def a_closed_attempts_work_is_not_purged() -> None:
     performer.Performer.perform = perform  # type: ignore[method-assign]
 
 
+def no_tombstones() -> None:
+    async def plant_tombstone(self: Any, *key: Any) -> None:
+        return
+
+    performer.Performer._plant_tombstone = plant_tombstone  # type: ignore[method-assign]
+
+
+def no_barrier() -> None:
+    """Rule 3: what is undone, and the end, do not wait for attempts that are out."""
+    real = stopping.conclude
+
+    def conclude(execution: Any, *arguments: Any) -> None:
+        if execution.stopped_by is None:
+            real(execution, *arguments)
+            return
+        execution.open, out = set(), execution.open
+        real(execution, *arguments)
+        execution.open |= out
+
+    for module in list(sys.modules.values()):
+        if getattr(module, "conclude", None) is real:
+            module.conclude = conclude  # type: ignore[attr-defined]
+
+
+def no_lease() -> None:
+    saga.LEASE_S = 0.0
+
+
+def timers_do_not_wait_after_an_outage() -> None:
+    shard.OVERDUE_WAIT_S = 0.0
+
+
+def clocks_are_the_machines_own() -> None:
+    clock.StreamClock.learn = lambda self, server_time: None  # type: ignore[method-assign]
+
+
 def backoffs_are_no_facts() -> None:
     """Rule 1: the owner whose timer fires goes on as if everybody knew."""
     real = performer.Performer._perform
@@ -159,8 +202,51 @@ MUTANTS: dict[str, Callable[[], None]] = {
         takeover_publishes_plainly,
         nothing_is_outstanding_after_a_takeover,
         a_closed_attempts_work_is_not_purged,
+        no_tombstones,
+        no_barrier,
+        no_lease,
+        timers_do_not_wait_after_an_outage,
+        clocks_are_the_machines_own,
         backoffs_are_no_facts,
         every_second_end_is_called_completed,
         the_mark_passes_open_executions,
     )
 }
+TRACES = Path(__file__).with_name("test_traces.py")
+TIMEOUT_S = 300
+#: What pytest answers when tests failed, and not because it could not run them.
+TESTS_FAILED = 1
+
+
+def tell(mutant: str) -> int:
+    """Tells the traces with a mutant in place, until one fails; answers what pytest does."""
+    import pytest
+
+    MUTANTS[mutant]()
+    options = ("-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist")
+    return int(pytest.main([*options, str(TRACES)]))
+
+
+def main(names: list[str]) -> int:
+    """Answers 0 when every mutant was found."""
+    missed: list[str] = []
+    for name in names or list(MUTANTS):
+        told = subprocess.run(
+            [sys.executable, "-m", "tests.simulation.mutants", "--tell", name],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        found = [line for line in told.stdout.splitlines() if line.startswith("FAILED")]
+        if told.returncode != TESTS_FAILED or not found:
+            missed.append(name)
+        where = found[0].rpartition("::")[2] if found else f"not found: {told.stdout[-500:]}"
+        sys.stdout.write(f"{name}: {where}\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"{len(missed)} not found {missed or ''}\n")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(tell(sys.argv[2]) if sys.argv[1:2] == ["--tell"] else main(sys.argv[1:]))

@@ -62,7 +62,7 @@ class PlainAgent:
             world.faults.count("acked too early")
             session.publish(ack_reply, b"+ACK")
             return
-        await asyncio.sleep(min(took_s, 20.0))
+        await asyncio.sleep(took_s)
         if way in ("dies", "hangs"):
             world.faults.count("agent dies of its work")
             world.loop.post(world.server_process, world.loop.now, world.loop.kill, process)

@@ -29,32 +29,46 @@ def ready(trace: Trace, *tasks: TaskDefinition, **more: object) -> WorkflowDefin
 # Blocks.
 
 
-def test_1_work_of_an_attempt_that_was_closed_is_not_run_by_an_agent_that_comes_later() -> None:
+@pytest.mark.parametrize("agent", (AGENT, PLAIN))
+def test_1_work_of_an_attempt_that_was_closed_is_not_run_by_an_agent_that_comes_later(agent: str) -> None:
     with traced() as trace:
-        trace.start(ready(trace, task("a", queue_timeout=1.0)))
+        trace.start(ready(trace, task("a", agent=agent, queue_timeout=1.0)))
         assert trace.ended().state == "failed"
         trace.agent()
+        trace.plain_agent()
         trace.run(60.0)
         assert trace.began() == []
         assert trace.work() == []
 
 
 def test_1_work_of_a_closed_attempt_that_an_owner_publishes_late_does_not_land() -> None:
-    # The owner that stalls before its publish has folded `started`; the other closes the attempt, and ends it.
+    # The work stream was full when the first owner published, so that the server knows no Msg-Id of the attempt; the
+    # second publishes, within the time a cause is fresh, what it has not heard was cancelled.
     with traced() as trace:
-        one, two = trace.coordinator(owns_all=True), trace.coordinator(owns_all=True)
-        definition = trace.deploy(task("a", queue_timeout=1.0))
-        trace.stop(one, 20.0)
+        trace.coordinator(owns_all=True)
+        trace.coordinator(owns_all=True)
+        definition = trace.deploy(task("a", agent=PLAIN), grace=0.0)
+        trace.hold(trace.readers()[1], 20.0)
         trace.stream("IM_WORK").is_full = True
         trace.start(definition)
-        trace.run(0.5)
+        trace.call(lambda operations: operations.cancel("e1", "enough"))
+        trace.run(0.1)
         trace.stream("IM_WORK").is_full = False
-        assert trace.ended().state == "failed"
-        assert two.is_alive
-        trace.agent()
+        assert trace.ended(within_s=15.0).state == "cancelled"
+        trace.plain_agent()
         trace.run(60.0)
         assert trace.began() == []
         assert trace.work() == []
+
+
+def test_1_work_that_could_not_be_queued_at_first_has_its_queue_timeout_all_the_same() -> None:
+    with traced() as trace:
+        definition = ready(trace, task("a", agent=PLAIN, queue_timeout=1.0))
+        trace.stream("IM_WORK").is_full = True
+        trace.start(definition)
+        trace.run(0.3)
+        trace.stream("IM_WORK").is_full = False
+        assert trace.ended(within_s=15.0).state == "failed"
 
 
 def test_2_a_retry_whose_time_comes_after_the_failure_of_another_is_dispatched_by_nobody() -> None:
@@ -96,20 +110,56 @@ def test_3_what_completes_within_the_grace_of_a_failure_is_undone_before_the_end
         assert trace.began_s("u")[0] > outcome.at
 
 
-@pytest.mark.parametrize("sweep_s", (1.0, 30.0))
-def test_4_work_that_has_just_been_done_is_not_published_again_and_run(sweep_s: float) -> None:
-    # Long after its Msg-Id is forgotten, the outcome lands while its owner reads the log late.
-    with traced({("a", 1): [("slow", 130.0)]}) as trace:
-        trace.coordinator(sweep_interval_s=sweep_s)
+@pytest.mark.parametrize("agent", (AGENT, PLAIN))
+def test_4_work_that_has_just_been_done_is_not_published_again_and_run(agent: str) -> None:
+    # The outcome lands while its owner reads the log late, and sees the work gone.
+    with traced({("a", 1): [("slow", 10.0)]}) as trace:
+        trace.coordinator(sweep_interval_s=1.0)
+        definition = trace.deploy(task("a", agent=agent))
+        trace.agent()
+        trace.plain_agent()
+        trace.start(definition)
+        trace.run(8.0)
+        trace.hold("IM_FACTS_0", 8.0)
+        trace.run(30.0)
+        assert trace.ended().state == "completed"
+        assert trace.began() == [("a", 1)]
+
+
+@pytest.mark.parametrize("took_s", range(10, 22))
+def test_4_a_repair_on_its_way_while_the_outcome_lands_is_asked_about(took_s: int) -> None:
+    # Somewhere among these times the outcome lands after the head was read and before the repair is stored.
+    with traced({("a", 1): [("slow", float(took_s))]}) as trace:
+        owner = trace.coordinator(sweep_interval_s=1.0)
         definition = trace.deploy(task("a"))
         trace.agent()
         trace.start(definition)
-        trace.run(125.0)
-        streams = trace.world.streams
-        streams.faults.held_until_ns["IM_FACTS_0"] = streams.now_ns() + 20_000_000_000
-        trace.run(80.0)
+        trace.run(1.0)
+        trace.agent()
+        trace.world.streams.lose("IM_WORK", entirely=False)
+        for link in trace.world.network.links:
+            if link.process is owner:
+                link.slow(1.2, 60.0)
         assert trace.ended().state == "completed"
-        assert trace.began() == [("a", 1)]
+        trace.run(60.0)
+        outcome = trace.outcome("a")
+        assert outcome is not None
+        assert all(began_s < outcome.at for began_s in trace.began_s("a"))
+
+
+@pytest.mark.parametrize("for_s", (10.0, 50.0, 150.0))
+def test_4_an_owner_far_behind_publishes_nothing_that_others_have_done(for_s: float) -> None:
+    with traced() as trace:
+        trace.coordinator(owns_all=True)
+        trace.coordinator(owns_all=True)
+        definition = trace.deploy(task("a", agent=PLAIN), task("b", "a", agent=PLAIN))
+        trace.plain_agent()
+        trace.hold(trace.readers()[1], for_s)
+        trace.start(definition)
+        assert trace.ended(within_s=5.0).state == "completed"
+        trace.run(for_s + 60.0)
+        assert trace.began() == [("a", 1), ("b", 1)]
+        assert trace.work() == []
 
 
 def test_4_work_done_before_the_server_was_killed_is_not_run_again_after_it_forgot_the_ack() -> None:

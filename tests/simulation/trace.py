@@ -99,6 +99,15 @@ class Trace:
             f"not within {within_s:g} s: {what}"
         )
 
+    def readers(self) -> list[str]:
+        """The consumers by which owners read the log, oldest first."""
+        return [name for stream, name in self.world.streams.consumers if stream == "IM_FACTS_0"]
+
+    def hold(self, reader: str, for_s: float) -> None:
+        """Lets a reader of the log, or with a stream's name all of its readers, fall behind."""
+        streams = self.world.streams
+        streams.faults.held_until_ns[reader] = streams.now_ns() + round(for_s * 1e9)
+
     # The client.
 
     def call(self, what: Callable[[Operations], Coroutine[Any, Any, Any]]) -> Any:
