@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 from command_line import CommandLine
@@ -49,18 +50,30 @@ def test_help_imports_nothing_heavy() -> None:
     assert not imported("--help") & HEAVY
 
 
-@pytest.mark.parametrize(
-    "name",
-    COMMANDS.split(),
-)
-def test_every_command_answers_in_json(name: str) -> None:
+#: Commands that talk to no installation, or to the one they make.
+WITHOUT_URL = ("validate", "graph", "dev", "env", "demo")
+#: Commands that serve until they are ended, and answer nothing.
+SERVING = ("exec", "host", "coordinator")
+
+
+def commands() -> dict[str, Any]:
+    """Every command by its words, those of the groups too."""
     import typer.main
     from infinity_matrix.cli.main import app
 
-    command = typer.main.get_command(app)
-    options = {option for parameter in command.commands[name].params for option in parameter.opts}  # type: ignore[attr-defined]
-    assert "--json" in options
-    assert ("--url" in options) == (name not in ("validate", "graph", "dev", "env", "demo"))
+    found: dict[str, Any] = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        below = getattr(command, "commands", None)
+        found |= {name: command} if below is None else {f"{name} {verb}": one for verb, one in below.items()}
+    return found
+
+
+def test_every_command_answers_in_json() -> None:
+    for words, command in commands().items():
+        options = {option for parameter in command.params for option in parameter.opts}
+        if words.split()[-1] not in SERVING:
+            assert "--json" in options, words
+        assert ("--url" in options) == (words.split()[0] not in WITHOUT_URL), words
 
 
 def test_validate_says_the_hash_of_the_python_form_and_imports_no_nats(imx: CommandLine) -> None:
