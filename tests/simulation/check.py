@@ -9,6 +9,7 @@ from infinity_matrix_bus.subjects import Subjects
 from infinity_matrix_coordinator.verification import AgentLine, ClientLine, Entry, History, QueuedWork, verify
 
 from .jetstream import EPOCH_S
+from .workload import PLAIN
 from .world import Line, World
 
 #: How old an agent's knowledge may be when it begins, at most, by the agent's own rules.
@@ -77,7 +78,8 @@ def history_of(
     work = world.streams.streams.get(subjects.work_stream)
     for subject in work.by_subject if work is not None else ():
         parsed = subjects.parse_work(subject)
-        if parsed is not None and parsed[0] != "im-closed":
+        # Work in the hands of an agent that never asks may come to it again and again.
+        if parsed is not None and parsed[0] not in ("im-closed", PLAIN):
             history.queued = [*history.queued, QueuedWork(*parsed)]
     history.queue_read_at = EPOCH_S + world.loop.now
     return history

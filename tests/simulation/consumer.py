@@ -232,6 +232,13 @@ class Consumer:
         for sequence in self.stream.sequences:
             if sequence <= self.delivered_stream and sequence not in self.pending and self._is_mine(sequence):
                 self.pending[sequence] = Pending(0, now_ns, now_ns + self.ack_wait_ns)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def restart(self) -> None:
+        """The server is up again."""
+        self._is_held = False
         self._set_timer()
 
     def _is_mine(self, sequence: int) -> bool:

@@ -391,6 +391,11 @@ class JetStream:
         for consumer in self.consumers.values():
             consumer.crash(since_ns, forgets_counts=forgets_counts)
 
+    def restart(self) -> None:
+        """The server is up again."""
+        for consumer in self.consumers.values():
+            consumer.restart()
+
     def lose(self, name: str, *, entirely: bool) -> None:
         """A derived stream is emptied, or gone with its consumers."""
         if name not in self.streams:

@@ -149,6 +149,7 @@ class World:
 
     def _up(self) -> None:
         self.server.is_up = True
+        self.streams.restart()
 
 
 class AlarmHandler(logging.Handler):
