@@ -49,13 +49,13 @@ class Disorder:
             "reads lag": (2, lambda: self._for_a_while("read_lag_ns", self._random.choice((1e7, 2e8, 2e9)))),
             "log lags": (4, self._hold),
             "redelivered early": (3, self._redeliver),
-            "pulls forgotten": (1, self._forget_pulls),
+            "pulls forgotten": (2, self._forget_pulls),
             "work purged": (2, lambda: self._lose("work purged", "IM_WORK", entirely=False)),
             "work stream lost": (1, lambda: self._lose("work stream lost", "IM_WORK", entirely=True)),
             "status stream lost": (1, lambda: self._lose("status stream lost", "IM_STATUS", entirely=True)),
             "consumer deleted": (2, self._delete_consumer),
             "work stream full": (2, lambda: self._fill("IM_WORK")),
-            "log full": (1, lambda: self._fill("IM_FACTS_")),
+            "log full": (3, lambda: self._fill("IM_FACTS_")),
             "garbage in the log": (1, self._garbage),
         }
 

@@ -17,7 +17,7 @@ from .world import AlarmHandler, World
 
 #: Simulated seconds.
 SETTLE_S = 2.0
-CHAOS_S = 25.0
+CHAOS_S = 20.0
 END_S = 900.0
 AFTER_S = 1.0
 #: After this, nothing may be left over of what has ended.

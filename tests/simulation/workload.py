@@ -98,7 +98,7 @@ class Behaviour:
         random = Random(f"{self._world.seed}/{execution}/{task}/{attempt}/{run}")
         took_s = random.choice((0.0, 0.0, 0.01, 0.05, 0.2, 1.0, 3.0))
         way = random.choices(
-            ("ok", "fails", "fatal", "later", "dies", "hangs", "slow", "acks early"), (66, 12, 3, 3, 6, 3, 3, 4)
+            ("ok", "fails", "fatal", "later", "dies", "hangs", "slow", "acks early"), (64, 12, 3, 3, 6, 3, 3, 6)
         )[0]
         if way in ("dies", "hangs", "acks early"):
             deaths = self._deaths[execution, task] = self._deaths.get((execution, task), 0) + 1
