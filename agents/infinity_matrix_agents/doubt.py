@@ -47,6 +47,7 @@ class Doubt:
         #: What was stored before this is asked about before it is run (stream time).
         self._trusted_from = 0.0
         self._consumer_sequence = 0
+        self._unwatched_until: float | None = None
         self._away_s = AWAY_S
         self._loop = asyncio.get_running_loop()
         self._ticked_at = self._loop.time()
@@ -64,9 +65,16 @@ class Doubt:
             self._trusted_from = self._time.now()
         self._ticked_at = self._loop.time()
 
-    def see(self, delivery: Delivery) -> None:
-        """Notices what this process cannot see otherwise: that it slept, or that its consumer was made again."""
+    def see(self, delivery: Delivery, unwatched_until: float | None) -> None:
+        """Notices what this process cannot see otherwise: that it slept, or that its consumer was made again.
+
+        `unwatched_until` is when (loop time) it last began to pull again after a while without: a consumer that was made
+        again in between counts anew, and by then perhaps above what this process saw of the one before.
+        """
         now = self._loop.time()
+        if unwatched_until is not None and unwatched_until != self._unwatched_until:
+            self._unwatched_until = unwatched_until
+            self._trusted_from = max(self._trusted_from, self._time.now() - (now - unwatched_until))
         if now - self._ticked_at > self._away_s or delivery.consumer_sequence <= self._consumer_sequence:
             self._trusted_from = self._time.now()
         self._consumer_sequence = delivery.consumer_sequence

@@ -238,7 +238,7 @@ class AgentRunner:
             return
         if self._is_in_hand(delivery):
             return
-        self._doubt.see(delivery)
+        self._doubt.see(delivery, self._puller.unwatched_until if self._puller is not None else None)
         if not self._serves(delivery):
             delay_s = min(PASS_ON_DELAY_MAX_S, PASS_ON_DELAY_MIN_S * 2.0 ** min(delivery.deliveries - 1, 30))
             self._reply(ack_reply, b'-NAK {"delay": %d}' % int(delay_s * 1e9))

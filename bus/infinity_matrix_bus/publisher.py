@@ -219,6 +219,10 @@ class Outbox:
             return False
         return not self.pending
 
+    def drop(self, prefix: str) -> None:
+        """Drops what waits to be published on subjects that begin so: the log it rests on is another one now."""
+        self._waiting = deque(letter for letter in self._waiting if not letter.subject.startswith(prefix))
+
     def close(self) -> None:
         """Gives up what is not acknowledged: it may or may not be in the stream. Who awaits it is told at once."""
         self._is_closed = True

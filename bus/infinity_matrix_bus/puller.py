@@ -13,6 +13,8 @@ from infinity_matrix_bus.session import Session, Subscription
 EXPIRES_S = 5.0
 HEARTBEAT_S = 1.0
 #: Silence after which the consumer is given up: two heartbeats missed, and some air.
+#: Without a pull for longer than this, the consumer may have been deleted and made again unnoticed.
+UNWATCHED_S = 0.25
 SILENCE_MAX_S = 3.0
 DRAIN_TIMEOUT_S = 2.0
 #: Pulls of this consumer whose size is remembered; more are never open at once.
@@ -61,6 +63,9 @@ class Puller:
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._is_draining = False
+        #: Since when nothing is asked for, and when the last such time ended that was not short (loop time).
+        self._idle_from: float | None = None
+        self.unwatched_until: float | None = None
 
     async def open(self) -> "Puller":
         """Begins to pull; raises SessionLost."""
@@ -79,6 +84,7 @@ class Puller:
         if room <= 0 or (self._credit and room < self._credit):
             return
         self._pulls += 1
+        self._note_idle(is_over=True)
         request = {
             "batch": room,
             "expires": int(EXPIRES_S * _NANOSECONDS),
@@ -114,6 +120,7 @@ class Puller:
             self._status(int(subject[len(self._inbox) + 1 :]), headers)
             return
         self._credit = max(0, self._credit - 1)
+        self._note_idle()
         if not self._is_closed:
             try:
                 self._on_message(subject, reply, data)
@@ -129,6 +136,7 @@ class Puller:
         pending = _header(rest, b"nats-pending-messages")
         # One that was refused names no rest: nothing of it comes.
         self._credit = max(0, self._credit - (int(pending) if pending.isdigit() else size))
+        self._note_idle()
         if code in (b"404", b"408") or (code == b"409" and line.endswith(b"Batch Completed")):
             self.pull()
         elif code == b"409" and line.endswith(_PASSING):
@@ -136,6 +144,16 @@ class Puller:
             return
         else:
             self._break(line[9:].decode(errors="replace"))
+
+    def _note_idle(self, *, is_over: bool = False) -> None:
+        """Keeps in mind when nothing was asked for: who has no pull open is not told that its consumer was deleted."""
+        if is_over:
+            now = self._loop.time()
+            if self._idle_from is not None and now - self._idle_from > UNWATCHED_S:
+                self.unwatched_until = now
+            self._idle_from = None
+        elif not self._credit and self._idle_from is None:
+            self._idle_from = self._loop.time()
 
     def _check(self) -> None:
         if self._is_closed or self._session.is_lost:

@@ -195,6 +195,7 @@ class Shard:
         if likeness is not Likeness.OTHER and mark.sequence <= self._head + 1:
             return mark.sequence, None
         # It was restored, or lost its end with the power: other facts stand where the mark is.
+        self.performer.outbox.drop(self._subjects.facts_of_shard(self.number).rstrip(">"))
         log.error("log_is_another", shard=self.number, mark=mark.sequence, head=self._head)
         self.checkpoints.mark = replace(mark, sequence=1)
         started = self._subjects.all_started(self.number)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SEEDS = 60
 
@@ -34,3 +36,14 @@ def test_a_seed_gives_the_same_run_twice_and_another_seed_another() -> None:
     hashes = [line.split()[1] for line in first.stdout.splitlines()[:12]]
     assert first.stdout.splitlines()[:12] == second.stdout.splitlines()[:12]
     assert len(set(hashes)) == 12
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        382,  # a consumer made again while an agent had no pull open counts above what that agent had seen of the old one
+    ],
+)
+def test_a_seed_that_once_broke_a_rule_keeps_them(seed: int) -> None:
+    ran = _simulate("--seeds", "1", "--seed", str(seed))
+    assert ran.returncode == 0, ran.stdout
