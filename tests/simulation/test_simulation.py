@@ -41,7 +41,7 @@ def test_a_seed_gives_the_same_run_twice_and_another_seed_another() -> None:
 @pytest.mark.parametrize(
     "seed",
     [
-        382,  # a consumer made again while an agent had no pull open counts above what that agent had seen of the old one
+        382,  # a consumer made again while an agent did not pull counts above what it had seen of the old one
     ],
 )
 def test_a_seed_that_once_broke_a_rule_keeps_them(seed: int) -> None:
