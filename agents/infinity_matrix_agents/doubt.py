@@ -68,8 +68,8 @@ class Doubt:
     def see(self, delivery: Delivery, unwatched_until: float | None) -> None:
         """Notices what this process cannot see otherwise: that it slept, or that its consumer was made again.
 
-        `unwatched_until` is when (loop time) it last began to pull again after a while without: a consumer that was made
-        again in between counts anew, and by then perhaps above what this process saw of the one before.
+        `unwatched_until` is when (loop time) it last began to pull again after a while without: a consumer that was
+        made again in between counts anew, and by then perhaps above what this process saw of the one before.
         """
         now = self._loop.time()
         if unwatched_until is not None and unwatched_until != self._unwatched_until:

@@ -57,7 +57,7 @@ class WornWorks:
         self._looking: dict[str, asyncio.Task[None]] = {}
 
     async def look(self, suspects: Mapping[str, Mapping[Attempt, float]], for_s: float) -> None:
-        """Looks for `for_s` where works come again, at the agents of open attempts, given with when each was dispatched.
+        """Looks for `for_s` where works come again, at agents of open attempts, given with when each was dispatched.
 
         Returns at once; raises JetStreamError, RequestTimeout, SessionLost.
         """

@@ -84,10 +84,7 @@ def test_the_core_does_no_io() -> None:
     """The pure core imports nothing that waits, reads a clock, or talks."""
     banned = {"asyncio", "nats", "socket", "time", "random", "subprocess", "threading", "logging", "os"}
     core = sorted((ROOT / "actors").rglob("*.py"))
-    core += [
-        ROOT / "coordinator/infinity_matrix_coordinator" / name
-        for name in PURE
-    ]
+    core += [ROOT / "coordinator/infinity_matrix_coordinator" / name for name in PURE]
     for path in core:
         for node in ast.walk(ast.parse(path.read_text())):
             names = []

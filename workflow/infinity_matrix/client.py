@@ -33,8 +33,8 @@ from infinity_matrix_coordinator.lineage import Lineage, lineage_of
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection
 from infinity_matrix_coordinator.operations import Operations, new_execution_id
 from infinity_matrix_coordinator.patience import patiently
-from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
 from infinity_matrix_coordinator.runs import IfExists, Runs
+from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
 from infinity_matrix_coordinator.versions import Difference, Versions, VersionSummary
 from infinity_matrix_coordinator.views import (
     ExecutionMetrics,
