@@ -69,8 +69,8 @@ def _register(name: str, told: str) -> None:
 for _name, _told in (
     ("pause", "Hold executions: what runs goes on, nothing more is begun."),
     ("resume", "Let paused executions go on."),
-    ("retry", "Run again what did not complete of executions that failed or were cancelled."),
-    ("compensate", "Try once more to undo what could not be undone; 'imx ls --needs-attention' lists it."),
+    ("retry", "Run again what failed of executions, or was cancelled."),
+    ("compensate", "Undo what could not be undone (ls --needs-attention)."),
 ):
     _register(_name, _told)
 
@@ -83,7 +83,7 @@ async def signal(
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="JSON, @file, or - for standard input.")] = None,
     signal_id: Annotated[str | None, typer.Option("--id", help="The signal's id; the same id counts once.")] = None,
 ) -> None:
-    """Send a signal to an execution, kept until a task waits for it."""
+    """Send a signal to an execution; it is kept for its waiter."""
     value = read_json(data, "DATA")
     async with connected(settings) as client:
         await client.signal(id, name, value, signal_id)

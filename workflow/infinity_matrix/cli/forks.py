@@ -38,7 +38,10 @@ async def fork(
     ] = None,
     new_id: Annotated[str | None, typer.Option("--id", help="The new execution's id.")] = None,
 ) -> None:
-    """Start an execution from the middle of another, with what was changed; print its id."""
+    """Start an execution from the middle of another.
+
+    With what was changed; prints the new id.
+    """
     changed_input = read_json(input, "--input")
     async with connected(settings) as client:
         changes = await _changes(client, id, input is not None, changed_input, set or [])

@@ -19,7 +19,7 @@ async def host(
         str, typer.Argument(metavar="MODULE[:WORKFLOW]", help="A Workflow, or all that a module defines.")
     ],
 ) -> None:
-    """Answer for the functions on_error and on_task_failure of a module's workflows.
+    """Answer for the callbacks of a module's workflows.
 
     Until SIGTERM or Ctrl-C. For executions that are started elsewhere; a program that waits for
     its own executions answers by itself.
