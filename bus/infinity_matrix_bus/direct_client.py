@@ -12,6 +12,7 @@ from typing import Any
 
 from nats.aio.client import Client
 
+from infinity_matrix_bus import failpoint
 from infinity_matrix_bus.direct_parser import DirectParser
 from infinity_matrix_bus.log import get_logger
 
@@ -45,6 +46,7 @@ class DirectClient(Client):
         transport = self._socket
         return 0 if transport is None else transport.get_write_buffer_size()
 
+    @failpoint.sending
     def write(self, data: bytes) -> None:
         """Gives bytes to the socket; does nothing once it is closing (asyncio would log each such write)."""
         transport = self._socket
@@ -94,6 +96,7 @@ class DirectClient(Client):
         writer = self._writer
         return None if writer is None else writer.transport
 
+    @failpoint.receiving
     def receive(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> Awaitable[None] | None:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from infinity_matrix_actors.definition import CHILD_AGENT
 from infinity_matrix_actors.fact import Command, Fact, Finished, Outcome, Signal, Started
 from infinity_matrix_actors.state import ExecutionState, TaskState
 
@@ -52,7 +53,8 @@ def check_agents_journal(history: History) -> Iterator[Violation]:
                 sentence = f"attempt {line.attempt} began before {above} was done"
                 yield Violation("I4", line.execution, sentence, line.task)
     for key, outcome in outcomes.items():
-        if outcome.error is None and key not in begun:
+        # A child's end is its parent's outcome: no agent begins that.
+        if outcome.error is None and key not in begun and outcome.agent != CHILD_AGENT:
             sentence = f"attempt {key[2]} has a result, but no agent began it"
             yield Violation("I13", key[0], sentence, key[1])
 
