@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+#: The version of the rules that decide, pinned by `started`: a coordinator leaves alone what it has not the rules of.
+DECIDE_VERSION = 1
+
 
 class ErrorType(StrEnum):
     """The error types this system itself gives; an agent's own are any other string."""
@@ -64,7 +67,7 @@ class Started:
     definition: str
     input: Any = None
     cause: dict[str, Any] = field(default_factory=dict)
-    decide: int = 1
+    decide: int = DECIDE_VERSION
     priority: Priority = Priority.NORMAL
     #: Results of tasks that need not run again, by task id: what a fork brings along.
     seed: dict[str, Any] = field(default_factory=dict)

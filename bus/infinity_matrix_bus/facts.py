@@ -26,8 +26,8 @@ from infinity_matrix_bus.codec import Undecodable, decode, decode_record, encode
 from infinity_matrix_bus.subjects import FactSubject
 
 WIRE_VERSION = 1
-#: The version of the rules that decide; pinned by `started`.
-DECIDE_VERSION = 1
+#: The version of facts that say none.
+_DECIDE_FIRST = 1
 _ERROR_TEXT_MAX = 4096
 _ERROR_TYPE_MAX = 256
 #: A year; a `retry_after` beyond it is none.
@@ -153,7 +153,7 @@ def _started(subject: FactSubject, data: bytes, at: float) -> Fact | None:
         sys.intern(str(record["definition"])),
         record.get("input"),
         cause if isinstance(cause, dict) else {},
-        int(record.get("decide", DECIDE_VERSION)),
+        int(record.get("decide", _DECIDE_FIRST)),
         Priority(record.get("priority", Priority.NORMAL)),
         seed if isinstance(seed, dict) else {},
         record.get("skipped") is True,

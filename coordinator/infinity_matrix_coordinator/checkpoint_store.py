@@ -51,6 +51,8 @@ class Checkpoint:
     workflow: str = ""
     state_name: str = ""
     started_at: float = 0.0
+    #: The version of the rules that its state comes from.
+    decide: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class CheckpointStore:
             "workflow": checkpoint.workflow,
             "status": checkpoint.state_name,
             "started_at": checkpoint.started_at,
+            "decide": checkpoint.decide,
             "state": state,
         }
         subject = self._subjects.checkpoint(self._shard, checkpoint.execution)
@@ -180,6 +183,7 @@ def read_checkpoint(subject: str, data: bytes, revision: int) -> Checkpoint | No
             str(record["workflow"]),
             str(record["status"]),
             float(record["started_at"]),
+            int(record.get("decide", 1)),
         )
     except (Undecodable, KeyError, TypeError, ValueError) as error:
         log.error("checkpoint_unreadable", execution=execution, reason=str(error))

@@ -22,7 +22,7 @@ from infinity_matrix_coordinator.checkpoint_store import Checkpoint, CheckpointS
 from infinity_matrix_coordinator.execution import CLEAN
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.log_identity import LogIdentity
-from infinity_matrix_coordinator.mailbox import Mailbox
+from infinity_matrix_coordinator.mailbox import Mailbox, is_decided_here
 from infinity_matrix_coordinator.snapshot import restore, snapshot
 
 #: How long an execution is open, or has been changed, before it is stored.
@@ -106,6 +106,10 @@ class Checkpoints:
         working: list[Checkpoint] = []
 
         def take(checkpoint: Checkpoint) -> None:
+            if not is_decided_here(checkpoint.decide):
+                # All that matters of it is in its record: the mark may pass.
+                self._target.mailbox.leave_alone(checkpoint.execution, checkpoint.decide, CLEAN)
+                return
             if in_the_log is not None:
                 checkpoint = replace(checkpoint, folded=0, is_waiting=False)
                 if checkpoint.execution in in_the_log:
@@ -178,6 +182,10 @@ class Checkpoints:
                     found.add(ends[message.subject])
         return found
 
+    def has_record(self, execution: str) -> bool:
+        """Whether anything of an execution is stored, or being stored."""
+        return execution in self._records or execution in self._ended or execution in self._saving
+
     # Storing.
 
     def position(self, next_sequence: int) -> int:
@@ -235,6 +243,7 @@ class Checkpoints:
             execution.plan.definition.name,
             str(execution.state),
             execution.started.at,
+            execution.started.decide,
         )
         self._saving[execution.id] = first = execution.sequence
         execution.sequence = CLEAN

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from infinity_matrix_actors import fact as facts_of_core
 from infinity_matrix_actors.effect import Effect
 from infinity_matrix_actors.fact import Command, CommandKind, Fact, Finished, Started
 from infinity_matrix_actors.plan import Plan
@@ -44,10 +45,18 @@ class Reopening:
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """An execution whose actor raised; `sequence` is where its log begins, for it must be folded again from there."""
+    """An execution whose actor raised, or that another version of the rules decides.
+
+    `sequence` is where its log begins, for it must be folded again from there.
+    """
 
     sequence: int
     reason: str
+
+
+def is_decided_here(version: int) -> bool:
+    """Whether this coordinator has the rules of that version."""
+    return version == facts_of_core.DECIDE_VERSION
 
 
 class Mailbox:
@@ -81,6 +90,9 @@ class Mailbox:
                 self.forget(fact.execution)
             return []
         parked = self.parked.get(fact.execution)
+        if isinstance(fact, Started) and not is_decided_here(fact.decide):
+            self.leave_alone(fact.execution, fact.decide, sequence if parked is None else parked.sequence)
+            return []
         if isinstance(fact, Started) and fact.skipped:
             self.forget(fact.execution)
             return []
@@ -103,6 +115,11 @@ class Mailbox:
         actor = self.executions.get(execution)
         return sequence <= (actor.folded if actor is not None else self.passive.get(execution, 0))
 
+    def is_held(self, execution: str) -> bool:
+        """Whether an execution is open, as far as this owner knows."""
+        held = (self.executions, self.parked, self.quarantined, self.reopening, self.passive)
+        return any(execution in place for place in held)
+
     def passivate(self, actor: ExecutionActor) -> None:
         """Lets an execution that only waits leave memory; its checkpoint has all of it."""
         self.passive[actor.id] = actor.folded
@@ -117,6 +134,10 @@ class Mailbox:
         """Folds all facts of an execution that is taken up again; without a plan it stays ended."""
         reopening = self.reopening.pop(execution)
         started = next((fact for _, fact in facts if isinstance(fact, Started)), None)
+        if started is not None and not is_decided_here(started.decide):
+            self._finished.pop(execution, None)
+            self.leave_alone(execution, started.decide, reopening.sequence)
+            return
         if started is None or plan is None:
             self.forget(execution)
             return
@@ -131,6 +152,13 @@ class Mailbox:
         actor.sequence = reopening.sequence
         if actor.finished is not None:
             self.forget(execution)
+
+    def leave_alone(self, execution: str, version: int, sequence: int) -> None:
+        """Keeps away from an execution of another version until it ends; who has its rules reads from `sequence`."""
+        own = facts_of_core.DECIDE_VERSION
+        self.parked.pop(execution, None)
+        self.quarantined[execution] = Quarantine(sequence, f"decided by version {version}, this is version {own}")
+        log.info("execution_left_alone", execution=execution, version=version, own_version=own)
 
     def _fold(self, actor: ExecutionActor, started: Started, facts: list[tuple[int, Fact]]) -> None:
         """All facts of one execution, `started` first even where a cancel is older."""

@@ -1,14 +1,16 @@
 """Which coordinators are alive, and which of them owns a shard.
 
 Members put a key that expires after 5 s; the owner of a shard is the rendezvous hash of the live members. Being wrong
-for a moment is harmless: two owners do the same.
+for a moment is harmless: two owners do the same. Members of different versions each have an owner of a shard: an
+execution is for the one that has the rules it was started with.
 """
 
 from collections.abc import Iterable
 from hashlib import blake2b
 
+from infinity_matrix_actors import fact
 from infinity_matrix_bus.api import JetStreamApi
-from infinity_matrix_bus.codec import encode
+from infinity_matrix_bus.codec import Undecodable, decode_record, encode
 from infinity_matrix_bus.session import Session
 from infinity_matrix_bus.subjects import Subjects
 
@@ -60,14 +62,21 @@ class Membership:
 
     def heartbeat(self) -> None:
         """Says that this member is alive; raises SessionLost."""
-        self._session.publish(self._key + self._member, encode({"member": self._member}))
+        self._session.publish(self._key + self._member, encode({"member": self._member, "decide": fact.DECIDE_VERSION}))
 
     def leave(self) -> None:
         """Takes the member out at once, so that the others need not wait for the key to expire."""
         self._session.publish(self._key + self._member, b"", headers=b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n")
 
     async def members(self) -> set[str]:
-        """The live members, this one included."""
+        """The live members with this one's rules, this one included."""
         stored = await self._api.multi_last(self._stream, [self._key + "*"])
-        alive = {message.subject[len(self._key) :] for message in stored or () if message.data}
+        alive = {message.subject[len(self._key) :] for message in stored or () if _has_these_rules(message.data)}
         return alive | {self._member}
+
+
+def _has_these_rules(data: bytes) -> bool:
+    try:
+        return bool(data) and decode_record(data).get("decide", fact.DECIDE_VERSION) == fact.DECIDE_VERSION
+    except Undecodable:
+        return False

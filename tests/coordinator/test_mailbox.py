@@ -1,8 +1,10 @@
 """The mailbox of a shard: who hears a fact, what is parked, what is isolated, and where to read from again."""
 
+from dataclasses import replace
+
 import pytest
 from infinity_matrix_actors.effect import Effect, PublishFinished, PublishWork
-from infinity_matrix_actors.fact import Command, CommandKind, Fact, Finished, Outcome, Signal, Started
+from infinity_matrix_actors.fact import DECIDE_VERSION, Command, CommandKind, Fact, Finished, Outcome, Signal, Started
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_coordinator import mailbox as mailbox_module
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
@@ -68,6 +70,15 @@ def test_an_end_alone_is_remembered() -> None:
 
 
 # Parked.
+
+
+def test_what_ended_and_was_taken_up_again_while_it_was_parked_is_taken_up_here_too() -> None:
+    facts = [started("e1"), ok("e1", "a"), finished("e1"), Command("e1", 4.0, CommandKind.RETRY, "1"), ok("e1", "b")]
+    mailbox = filled(*facts, plans={})
+    mailbox.unpark("e1", PLAN)
+    assert not mailbox.executions
+    assert [fact for _, fact in mailbox.reopening["e1"].facts] == facts[3:]
+    assert mailbox.position(HEAD) == 4
 
 
 def test_facts_wait_for_a_definition_that_is_not_readable_yet() -> None:
@@ -234,3 +245,33 @@ def test_executions_ended_are_remembered_up_to_a_limit(monkeypatch: pytest.Monke
     assert (mailbox.dropped, list(mailbox.parked)) == (1, [])
     mailbox.deliver(cancel("e0"), 6)
     assert list(mailbox.parked) == ["e0"]
+
+
+# Versions.
+
+
+def of_another_version(execution: str) -> Started:
+    return replace(started(execution), decide=DECIDE_VERSION + 1)
+
+
+def test_an_execution_of_another_version_is_left_alone_and_holds_its_place_until_it_ends() -> None:
+    mailbox = filled(cancel("e1"), of_another_version("e1"), started("e2"))
+    assert mailbox.deliver(ok("e1", "a"), 4) == []
+    assert mailbox.executions.keys() == {"e2"}
+    assert mailbox.quarantined["e1"].reason == "decided by version 2, this is version 1"
+    assert mailbox.position(HEAD) == 1
+    mailbox.deliver(finished("e1"), 5)
+    assert "e1" not in mailbox.quarantined
+    assert mailbox.position(HEAD) == 3
+
+
+def test_an_execution_of_another_version_that_is_taken_up_again_is_left_alone_too() -> None:
+    mailbox = filled(of_another_version("e1"), finished("e1"))
+    retry = Command("e1", 4.0, CommandKind.RETRY, "1")
+    mailbox.deliver(retry, 3)
+    facts: list[tuple[int, Fact]] = [(1, of_another_version("e1")), (2, finished("e1")), (3, retry)]
+    mailbox.reopen("e1", facts, PLAN)
+    assert not mailbox.executions
+    assert mailbox.position(HEAD) == 3
+    mailbox.deliver(replace(finished("e1"), n=2), 4)
+    assert mailbox.position(HEAD) == HEAD

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
+from infinity_matrix_actors.fact import DECIDE_VERSION
 from infinity_matrix_bus.artifacts import MARK
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore
-from infinity_matrix_bus.facts import DECIDE_VERSION
 from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.installation import read_installation
 from infinity_matrix_bus.session import Endpoint

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from infinity_matrix_actors.definition import WorkflowDefinition
-from infinity_matrix_bus.facts import DECIDE_VERSION
+from infinity_matrix_actors.fact import DECIDE_VERSION
 
 from .folding import FOLDER, Message, differences, fold, fold_from
 

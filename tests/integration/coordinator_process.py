@@ -4,6 +4,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
+from infinity_matrix_actors import fact
 from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator.process import Coordinator
 
@@ -14,7 +15,9 @@ async def main() -> None:
     parser.add_argument("ready", type=Path)
     parser.add_argument("--owns-all", action="store_true")
     parser.add_argument("--sweep-interval", type=float, default=30.0)
+    parser.add_argument("--decide", type=int, default=fact.DECIDE_VERSION, help="pretend to have these rules")
     options = parser.parse_args()
+    fact.DECIDE_VERSION = options.decide
     coordinator = Coordinator(Endpoint(options.url), owns_all=options.owns_all, sweep_interval_s=options.sweep_interval)
     await coordinator.start()
     options.ready.touch()
