@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: demo test check examples bench simulate clean
+.PHONY: demo test check examples bench simulate mutants clean
 
 demo: $(READY)
 	$(BIN)/imx demo
@@ -29,6 +29,10 @@ examples: $(READY_DEV)
 SEEDS ?= 2000
 simulate: $(READY_DEV)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+# Each rule of the protocol taken out alone, and the test that finds it.
+mutants: $(READY_DEV)
+	$(BIN)/python -m tests.mutants
 
 bench: $(READY_DEV)
 	$(BIN)/python -m bench

@@ -247,6 +247,18 @@ def test_executions_ended_are_remembered_up_to_a_limit(monkeypatch: pytest.Monke
     assert list(mailbox.parked) == ["e0"]
 
 
+def test_facts_that_a_checkpoint_holds_are_not_folded_once_more() -> None:
+    mailbox = filled(started("e1"))
+    actor = mailbox.executions.pop("e1")
+    actor.folded = 5
+    mailbox.restored(actor)
+    held, new = (Signal("e1", 2.0, "go", str(sequence), sequence) for sequence in (5, 6))
+    mailbox.deliver(held, 5)
+    assert not actor.signals
+    mailbox.deliver(new, 6)
+    assert [data for data, _ in actor.signals["go"]] == [6]
+
+
 # Versions.
 
 

@@ -1,0 +1,117 @@
+"""The store of checkpoints on a real server: what an owner that lags cannot set back, and what holds the mark."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from infinity_matrix_actors.definition import TaskDefinition, WorkflowDefinition
+from infinity_matrix_actors.fact import DECIDE_VERSION, Started
+from infinity_matrix_actors.plan import Plan
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.artifacts import ArtifactStore
+from infinity_matrix_bus.connection import Connection
+from infinity_matrix_bus.installation import install
+from infinity_matrix_bus.server import EmbeddedServer
+from infinity_matrix_bus.session import Endpoint, Session
+from infinity_matrix_bus.subjects import Subjects
+from infinity_matrix_coordinator.checkpoint_store import Checkpoint, CheckpointStore, Mark
+from infinity_matrix_coordinator.checkpoints import Checkpoints
+from infinity_matrix_coordinator.log_identity import LogIdentity
+from infinity_matrix_coordinator.mailbox import Mailbox
+
+PLAN = Plan.of(WorkflowDefinition("w", (TaskDefinition("a", wait_for="go"),)))
+CHECKPOINT = Checkpoint("e1", PLAN.digest, 5, (), True, 0, None)
+HEAD = 100
+
+
+@dataclass
+class Target:
+    """What the checkpoints need of a shard."""
+
+    mailbox: Mailbox = field(default_factory=lambda: Mailbox({PLAN.digest: PLAN}.get))
+    is_live: bool = True
+    next_sequence: int = HEAD
+
+    def position(self) -> int:
+        return HEAD
+
+    def note_identity(self) -> LogIdentity | None:
+        return None
+
+    async def plan_of_digest(self, digest: str) -> Plan | None:
+        return PLAN
+
+
+@pytest.fixture
+async def connection(server: EmbeddedServer) -> AsyncIterator[Connection]:
+    connection = await Connection(Endpoint(server.connect_url)).open()
+    await install(connection.session, shards=1)
+    yield connection
+    await connection.close()
+
+
+def store_on(session: Session, kind: type[CheckpointStore] = CheckpointStore) -> CheckpointStore:
+    async def now() -> Session:
+        return session
+
+    return kind(session, Subjects("im"), 0, ArtifactStore(now, Subjects("im")))
+
+
+def checkpoints_on(
+    connection: Connection, target: Target, kind: type[CheckpointStore] = CheckpointStore
+) -> Checkpoints:
+    session = connection.session
+    return Checkpoints(store_on(session, kind), target, JetStreamApi(session), Subjects("im"), 0)
+
+
+async def test_a_checkpoint_is_replaced_only_by_who_knows_it(connection: Connection) -> None:
+    store = store_on(connection.session)
+    first = await store.save(CHECKPOINT, {"v": 1})
+    assert first is not None
+    assert await store.save(CHECKPOINT, {"v": 1}) is None
+    newer = await store.save(replace(CHECKPOINT, folded=9, revision=first), {"v": 1})
+    assert newer is not None
+    assert await store.save(replace(CHECKPOINT, folded=7, revision=first), {"v": 1}) is None
+    kept = await store.read("e1")
+    assert kept is not None
+    assert (kept.folded, kept.revision) == (9, newer)
+
+
+async def test_a_mark_is_not_set_back_by_an_owner_that_lags(connection: Connection) -> None:
+    store = store_on(connection.session)
+    raised = await store.raise_mark(Mark(), 50, None)
+    assert await store.raise_mark(Mark(), 20, None) == raised
+    assert (await store.mark()).sequence == 50
+
+
+async def test_the_mark_does_not_pass_what_is_being_stored(connection: Connection) -> None:
+    gate = asyncio.Event()
+
+    class SlowStore(CheckpointStore):
+        async def save(self, checkpoint: Checkpoint, snapshot: dict[str, Any]) -> int | None:
+            await gate.wait()
+            return await super().save(checkpoint, snapshot)
+
+    target = Target()
+    checkpoints = checkpoints_on(connection, target, SlowStore)
+    target.mailbox.deliver(Started("e1", 1.0, "w", PLAN.digest), 7)
+    saving = asyncio.create_task(checkpoints.save(HEAD))
+    for _ in range(5):
+        assert min(checkpoints.position(HEAD), target.mailbox.position(HEAD)) == 7
+        await asyncio.sleep(0)
+    gate.set()
+    await saving
+    assert min(checkpoints.position(HEAD), target.mailbox.position(HEAD)) == HEAD
+
+
+async def test_a_checkpoint_of_another_version_is_left_where_it_is(connection: Connection) -> None:
+    store = store_on(connection.session)
+    await store.save(replace(CHECKPOINT, decide=DECIDE_VERSION + 1), {"v": 1})
+    target = Target()
+    assert await checkpoints_on(connection, target).load(lambda *timer: None) == []
+    assert "e1" in target.mailbox.quarantined
+    assert target.mailbox.position(HEAD) == HEAD
+    assert not target.mailbox.passive
+    assert await store.read("e1") is not None
