@@ -205,7 +205,8 @@ class Outbox:
             timer.cancel()
             self._awaited.discard(future)
         if ack is UNKNOWN:
-            raise StorageUnavailable(f"the server confirmed no write to {subject} within {timeout_s:g} s")
+            reason = f": {self._refusal}" if self._refusal else ""
+            raise StorageUnavailable(f"the server confirmed no write to {subject} within {timeout_s:g} s{reason}")
         if not ack.is_there:
             raise StorageUnavailable(f"{subject} was not written: {ack.reason}")
         return ack

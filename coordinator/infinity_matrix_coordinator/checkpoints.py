@@ -182,7 +182,7 @@ class Checkpoints:
                     found.add(ends[message.subject])
         return found
 
-    def has_record(self, execution: str) -> bool:
+    def __contains__(self, execution: str) -> bool:
         """Whether anything of an execution is stored, or being stored."""
         return execution in self._records or execution in self._ended or execution in self._saving
 

@@ -14,6 +14,7 @@ from infinity_matrix_actors.fact import Command, CommandKind, Fact, Finished, St
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.log import get_logger
 
+from infinity_matrix_coordinator.backlog import Attempt
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 
 #: Facts before their `started` are kept this long, in stream time.
@@ -115,7 +116,18 @@ class Mailbox:
         actor = self.executions.get(execution)
         return sequence <= (actor.folded if actor is not None else self.passive.get(execution, 0))
 
-    def is_held(self, execution: str) -> bool:
+    def open_attempts(self, before: float) -> dict[str, dict[Attempt, float]]:
+        """By agent the open attempts that were dispatched before a time, each with when that was."""
+        found: dict[str, dict[Attempt, float]] = {}
+        for execution in self.executions.values():
+            for task in (*execution.open, *execution.notices):
+                actor = execution.tasks[task]
+                at = actor.dispatched_at or 0.0
+                if at < before and actor.node.definition.child is None:
+                    found.setdefault(actor.node.definition.agent, {})[execution.id, task, actor.attempt] = at
+        return found
+
+    def __contains__(self, execution: str) -> bool:
         """Whether an execution is open, as far as this owner knows."""
         held = (self.executions, self.parked, self.quarantined, self.reopening, self.passive)
         return any(execution in place for place in held)

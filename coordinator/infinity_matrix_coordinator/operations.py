@@ -12,6 +12,7 @@ from infinity_matrix_actors.definition import WorkflowDefinition
 from infinity_matrix_actors.errors import (
     ExecutionExists,
     InvalidInput,
+    LogFull,
     StorageUnavailable,
     UnknownExecution,
     UnknownWorkflow,
@@ -27,6 +28,7 @@ from infinity_matrix_bus.codec import decode, encode, parse_server_time
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore, Deployment
 from infinity_matrix_bus.facts import command_payload, decode_fact, started_payload
+from infinity_matrix_bus.fill import Fills
 from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.history import follow_facts, read_facts
 from infinity_matrix_bus.installation import Installation
@@ -75,6 +77,7 @@ class Operations:
         self._reading_now: _Reading | None = None
         #: The inputs, results and signals that no message holds.
         self.artifacts = ArtifactStore(self.session, self.subjects)
+        self._fills = Fills(self.session)
 
     async def open(self) -> "Operations":
         await self._connection.add_listener(self._outbox.on_session)
@@ -83,6 +86,7 @@ class Operations:
     def close(self) -> None:
         self._connection.remove_listener(self._outbox.on_session)
         self._outbox.close()
+        self._fills.close()
         if self._reading_now is not None:
             self._reading_now.close()
 
@@ -164,6 +168,12 @@ class Operations:
 
         payload = await fitting(encoded, input, self.artifacts, "the input")
         subject = self.subjects.started(shard, execution)
+        try:
+            await self._fills.check(self.subjects.facts_stream(shard))
+        except LogFull:
+            # What is there already is answered all the same: nothing is written for that.
+            if execution_id is None or await self.started_of(execution) is None:
+                raise
         ack = await self._outbox.publish(subject, payload, WRITE_TIMEOUT_S)
         if ack.fate is Fate.TAKEN and execution_id is not None:
             await self._compare(execution, subject, definition, payload)

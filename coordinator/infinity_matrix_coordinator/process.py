@@ -25,6 +25,7 @@ from infinity_matrix_bus.subjects import Subjects
 from infinity_matrix_coordinator.checkpoints import CHECKPOINT_AFTER_S
 from infinity_matrix_coordinator.members import HEARTBEAT_S, Membership, shards_of
 from infinity_matrix_coordinator.operations import Operations
+from infinity_matrix_coordinator.purging import PURGE_AGE_MIN_S
 from infinity_matrix_coordinator.schedules import Schedules
 from infinity_matrix_coordinator.service import ApiService
 from infinity_matrix_coordinator.shard import SWEEP_INTERVAL_S, Shard
@@ -52,6 +53,7 @@ class Coordinator:
         owns_all: bool = False,
         sweep_interval_s: float = SWEEP_INTERVAL_S,
         checkpoint_after_s: float = CHECKPOINT_AFTER_S,
+        purge_age_min_s: float = PURGE_AGE_MIN_S,
     ) -> None:
         self.instance = f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}".replace("_", "-")
         self._connection = Connection(endpoint)
@@ -60,6 +62,7 @@ class Coordinator:
         self._owns_all = owns_all
         self._sweep_interval_s = sweep_interval_s
         self._checkpoint_after_s = checkpoint_after_s
+        self._purge_age_min_s = purge_age_min_s
         self._plans: dict[str, Plan] = {}
         self._outbox: Outbox | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -241,6 +244,7 @@ class Coordinator:
             instance=self.instance,
             sweep_interval_s=self._sweep_interval_s,
             checkpoint_after_s=self._checkpoint_after_s,
+            purge_age_min_s=self._purge_age_min_s,
         )
         try:
             self.shards[number] = shard

@@ -26,11 +26,12 @@ from infinity_matrix_actors.schedule_state import (
 )
 from infinity_matrix_bus.codec import rfc3339
 from infinity_matrix_bus.definitions import DefinitionStore
+from infinity_matrix_bus.fill import Fills
 from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.schedules import ScheduleStore, StoredSchedule
 from infinity_matrix_bus.session import Session, Subscription
-from infinity_matrix_bus.subjects import Subjects
+from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.members import owner_of
@@ -66,6 +67,7 @@ class Schedules:
         self._store = ScheduleStore(session, subjects)
         self._definitions = DefinitionStore(session, subjects)
         self._reads = GatheredReads(session)
+        self._fills = Fills(self._session_of_now)
         self._loop = asyncio.get_running_loop()
         self.clock = StreamClock()
         self._known: dict[str, StoredSchedule] = {}
@@ -90,6 +92,9 @@ class Schedules:
             for stored in self._known.values()
         )
 
+    async def _session_of_now(self) -> Session:
+        return self._session
+
     async def run(self) -> None:
         """Fires schedules until the session is lost."""
         self._session.when_lost(self._awake.set)
@@ -110,6 +115,7 @@ class Schedules:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._reads.close()
+            self._fills.close()
             for name in list(self._listening):
                 await self._listen(name, ())
             await watching.close()
@@ -259,6 +265,9 @@ class Schedules:
             if action in (Action.CANCEL, Action.TERMINATE):
                 await stop_for(*self._context, schedule, tick, still_open, terminates=action is Action.TERMINATE)
                 continue
+            if action is not Action.SKIP:
+                shard = shard_of(execution_of(self._subjects, schedule.name, tick), self._context[2])
+                await self._fills.check(self._subjects.facts_stream(shard))
             place = await write_tick(*self._context, schedule, tick, definition, skips=action is Action.SKIP)
             execution = None if place.is_skipped else execution_of(self._subjects, schedule.name, tick)
             state = settle(schedule, state, tick, execution)

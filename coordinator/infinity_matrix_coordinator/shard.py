@@ -38,6 +38,7 @@ from infinity_matrix_coordinator.heartbeats import Heartbeats
 from infinity_matrix_coordinator.log_identity import Likeness, LogIdentity, compare
 from infinity_matrix_coordinator.mailbox import Mailbox
 from infinity_matrix_coordinator.performer import FRESH_S, Performer
+from infinity_matrix_coordinator.purging import PURGE_AGE_MIN_S, Purging
 from infinity_matrix_coordinator.quiet import QuietAttempts
 from infinity_matrix_coordinator.repairs import BATCH_MAX, Repairs
 from infinity_matrix_coordinator.slots import KEY_PREFIX, SlotKeys, Ticket
@@ -76,13 +77,13 @@ class Shard:
         instance: str,
         sweep_interval_s: float = SWEEP_INTERVAL_S,
         checkpoint_after_s: float = CHECKPOINT_AFTER_S,
+        purge_age_min_s: float = PURGE_AGE_MIN_S,
     ) -> None:
         self.number = number
         self._shards = shards
         self._session = session
         self._subjects = subjects
-        self._stream = subjects.facts_stream(number)
-        self._api = JetStreamApi(session)
+        self._stream, self._api = subjects.facts_stream(number), JetStreamApi(session)
         self._artifacts = artifacts
         self._plans = plans
         self._load_plan = load_plan
@@ -96,11 +97,12 @@ class Shard:
         self._heartbeats = Heartbeats(session, subjects, self.clock, self._on_heartbeat)
         self._worn = WornWorks(session, subjects, self.clock, self._begun_again, self._condemn)
         self.slots = SlotKeys(subjects, shards, outbox)
-        store = CheckpointStore(session, subjects, number, artifacts)
-        self._checkpoint_store = store
+        self._checkpoint_store = store = CheckpointStore(session, subjects, number, artifacts)
         self.checkpoints = Checkpoints(store, self, self._api, subjects, number, checkpoint_after_s)
-        passive = self.mailbox.passive
-        self._contents = Contents(artifacts, self._plan_of, passive, self.checkpoints.activate, self._on_complete)
+        activate = self.checkpoints.activate
+        self._contents = Contents(artifacts, self._plan_of, self.mailbox.passive, activate, self._on_complete)
+        held = (self.mailbox, self.checkpoints, self._contents)
+        self.purging = Purging(session, subjects, number, self.clock, self.checkpoints, held, age_min_s=purge_age_min_s)
         self.performer = Performer(
             session,
             subjects,
@@ -117,8 +119,7 @@ class Shard:
         )
         self._reader: LogReader | None = None
         self.is_live = False
-        self._head = 0
-        self._head_wanted = 0
+        self._head = self._head_wanted = 0
         self._at_head = asyncio.Event()
         self._replayed: dict[str, list[tuple[int, Fact]]] = {}
         self._parked_by_replay: set[str] = set()
@@ -163,6 +164,7 @@ class Shard:
                 ("heartbeats", self._heartbeats.run()),
                 ("contents", self._contents.run()),
                 ("checkpoints", self.checkpoints.run()),
+                ("purging", self.purging.run(lambda: self.is_live)),
             )
         ]
         try:
@@ -474,7 +476,7 @@ class Shard:
                 await self.slots.sweep(self._api, self.clock.now(), self._has_finished)
                 age_s = min(SWEEP_AGE_MIN_S, self._sweep_interval_s)
                 young = self.clock.now() - age_s
-                waited_for = self._waited_for(young)
+                waited_for = self.mailbox.open_attempts(young)
                 await self._mend_consumers(self._session, set(waited_for))
                 await self._worn.look(waited_for, self._sweep_interval_s)
                 attempts = [
@@ -488,17 +490,6 @@ class Shard:
                         self._repairs.add(attempt)
             except InfinityMatrixError as error:
                 log.info("sweep_postponed", shard=self.number, reason=str(error))
-
-    def _waited_for(self, young: float) -> dict[str, dict[Attempt, float]]:
-        """By agent the open attempts that were dispatched before `young`, with when that was."""
-        found: dict[str, dict[Attempt, float]] = {}
-        for execution in self.mailbox.executions.values():
-            for task in (*execution.open, *execution.notices):
-                actor = execution.tasks[task]
-                at = actor.dispatched_at or 0.0
-                if at < young and actor.node.definition.child is None:
-                    found.setdefault(actor.node.definition.agent, {})[execution.id, task, actor.attempt] = at
-        return found
 
     async def _begun_again(self, attempt: Attempt) -> int | None:
         execution = self.mailbox.executions.get(attempt[0])

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from infinity_matrix_actors.condition import ConditionError, Filter, compile_filter
-from infinity_matrix_actors.errors import InfinityMatrixError, InvalidDefinition, PayloadTooLarge
+from infinity_matrix_actors.errors import InfinityMatrixError, InvalidDefinition, LogFull, PayloadTooLarge
 from infinity_matrix_actors.fact import Started
 from infinity_matrix_bus.api import API_PREFIX, JetStreamApi
 from infinity_matrix_bus.codec import Undecodable, decode
 from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.facts import started_payload
+from infinity_matrix_bus.fill import Fills
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.log_reader import parse_ack_reply
 from infinity_matrix_bus.publisher import Outbox
@@ -28,6 +29,8 @@ CONSUMER = "im-triggers"
 IN_FLIGHT_MAX = 256
 ARMED_REFRESH_S = 5.0
 REFRESH_RETRY_S = 1.0
+#: After which an event is tried again that found its log nearly full.
+FULL_RETRY_S = 5.0
 #: Definitions whose triggers are kept compiled.
 COMPILED_MAX = 10_000
 _NANOSECONDS = 1_000_000_000
@@ -83,7 +86,11 @@ class Triggers:
         self._armed_of = -1
         self._refreshing = asyncio.Lock()
         self._puller: Puller | None = None
+        self._fills = Fills(self._session_of_now)
         self._queue: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
+
+    async def _session_of_now(self) -> Session:
+        return self._session
 
     async def run(self) -> None:
         """Serves events until cancelled."""
@@ -108,6 +115,7 @@ class Triggers:
             for task in (working, refreshing):
                 task.cancel()
             await asyncio.gather(working, refreshing, return_exceptions=True)
+            self._fills.close()
             await changes.close()
 
     async def refresh(self) -> None:
@@ -208,6 +216,10 @@ class Triggers:
                 # It fits an event and not a `started`: it never will.
                 log.error("event_too_large", subject=subject, reason=str(error))
                 self._session.publish(reply, b"+TERM")
+            except LogFull as error:
+                # The event waits where it is, and is tried again until there is room.
+                log.warning("trigger_waits_for_room", subject=subject, reason=str(error))
+                self._session.publish(reply, b'-NAK {"delay": %d}' % int(FULL_RETRY_S * _NANOSECONDS))
             except InfinityMatrixError as error:
                 log.warning("trigger_postponed", subject=subject, reason=str(error))
             finally:
@@ -234,6 +246,7 @@ class Triggers:
                 execution, 0.0, armed.workflow, armed.definition, event, {"trigger": event_name, "sequence": sequence}
             )
             shard = shard_of(execution, self._shards)
+            await self._fills.check(self._subjects.facts_stream(shard))
             await self._outbox.publish(self._subjects.started(shard, execution), started_payload(fact), 20.0)
         self._session.publish(reply, b"+ACK")
 
