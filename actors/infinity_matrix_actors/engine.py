@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from infinity_matrix_actors.errors import ConditionError, InvalidDefinition
 from infinity_matrix_actors.expression import IN_ORDER, Expression
+from infinity_matrix_actors.narrowing import narrowed
 
 if TYPE_CHECKING:
     import cel
@@ -35,7 +36,7 @@ def answer(source: str, variables: dict[str, Any]) -> Any:
     import cel
 
     try:
-        return _program(source).execute(cel.Context(variables, {IN_ORDER: _in_order}))
+        return _program(source).execute(cel.Context(narrowed(source, variables), {IN_ORDER: _in_order}))
     except Exception as problem:
         raise ConditionError(_reason(problem)) from problem
 
