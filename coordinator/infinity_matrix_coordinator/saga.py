@@ -61,11 +61,12 @@ class Saga:
         by_base: dict[str, list[str]] = {}
         for name, undo in undoing.items():
             by_base.setdefault(_base(name), []).append(undo)
-        #: Undoing tasks that have not begun, each with those that must be settled before.
+        #: Undoing tasks that have not begun, each with those that must be settled before. The undoing task of a map
+        #: or a loop stands for all its instances: of two maps of 10,000 each would have 10,000 names otherwise.
         self.after: dict[str, set[str]] = {}
         for base in plan.undo_of:
             undos = by_base.get(base, [])
-            before = {undo for after in _next_undone(plan, base, by_base) for undo in by_base[after]}
+            before = {plan.undo_of[after] for after in _next_undone(plan, base, by_base)}
             for undo in undos:
                 self.after[undo] = before | self._later_iterations(undo, tasks)
         #: The plain tasks of `on_failure` that have not begun.
@@ -116,8 +117,12 @@ class Saga:
     def settle(self, undo: str, is_completed: bool) -> None:
         """Takes in that an undoing task ended. One that failed is reported; the others go on."""
         self.running.discard(undo)
+        base = _base(undo)
+        is_last = not any(_base(other) == base for others in (self.running, self.after) for other in others)
         for after in self.after.values():
             after.discard(undo)
+            if is_last:
+                after.discard(base)
         if not is_completed:
             self.failed.append(undo)
         elif undo in self.forward_of:
@@ -127,11 +132,11 @@ class Saga:
         """What failed is to run again, in the order it should have; answers it."""
         again, self.failed = self.failed, []
         self.plain = [undo for undo in again if undo not in self.forward_of] + self.plain
-        waiting: set[str] = set()
+        before: set[str] = set()
         for undo in again:
             if undo in self.forward_of:
-                self.after[undo] = set(waiting)
-                waiting.add(undo)
+                self.after[undo] = before
+                before = {undo}
         return again
 
     def record(self) -> dict[str, Any]:

@@ -5,10 +5,12 @@ import itertools
 import pytest
 from infinity_matrix_actors.definition import CompensateWhen, TaskDefinition, WorkflowDefinition
 from infinity_matrix_actors.effect import TellAgents
-from story import Story, render, task, undo, workflow
+from infinity_matrix_actors.fact import Outcome, TaskError
+from story import AGENT, EXECUTION, START, Story, each, render, task, undo, workflow
 
 RETRY = {"max_attempts": 2, "backoff": "fixed", "initial_delay": 5.0, "jitter": 0.0}
 LEASE_S = 30.0
+BROKEN = TaskError("boom", "it broke", retryable=False)
 
 
 def chain(*undoing: TaskDefinition, **fields: object) -> WorkflowDefinition:
@@ -257,3 +259,26 @@ def test_every_failure_of_a_saga_of_four_leaves_nothing_behind() -> None:
         for earlier, later in (("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")):
             if earlier in order and later in order:
                 assert order.index(later) < order.index(earlier)
+
+
+def test_two_wide_maps_are_undone_one_after_the_other_in_bounded_memory() -> None:
+    wide = 3000
+    definition = workflow(
+        each("m", "input", max_parallel=wide),
+        each("n", "input", "m", max_parallel=wide),
+        task("z", "n"),
+        on_failure=(undo("m", "undo-m"), undo("n", "undo-n")),
+    )
+    story = Story(definition, list(range(wide))).tells("started")
+    # Not told: a story looks at the whole state after every fact.
+    receive = story.actor.receive
+    for done in (*(f"{name}~{index}" for name in "mn" for index in range(wide)), "z"):
+        effects = receive(Outcome(EXECUTION, START, AGENT, done, 1, error=BROKEN if done == "z" else None))
+    assert render(effects) == [f"work undo-n~{index}.1" for index in range(wide)]
+    saga = story.actor.saga
+    assert saga is not None
+    assert sum(map(len, saga.after.values())) == wide
+    for index in range(wide):
+        effects = receive(Outcome(EXECUTION, START, AGENT, f"undo-n~{index}", 1))
+        assert bool(render(effects)) is (index == wide - 1)
+    assert render(effects) == [f"work undo-m~{index}.1" for index in range(wide)]
