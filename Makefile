@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: demo test check examples bench simulate mutants clean
+.PHONY: demo test check examples bench simulate chaos mutants clean
 
 demo: $(READY)
 	$(BIN)/imx demo
@@ -31,6 +31,11 @@ simulate: $(READY_DEV)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 # Each rule of the protocol taken out alone, and the test that finds it.
+# A whole system of real processes is broken by chance for some minutes, and checked at its end.
+MINUTES ?= 3
+chaos: $(READY_DEV)
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES)
+
 mutants: $(READY_DEV)
 	$(BIN)/python -m tests.mutants
 

@@ -1,0 +1,245 @@
+"""The faults: what each does, for how long, and how it is taken back. Which strikes when follows from the seed."""
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.session import Endpoint, Session
+
+from .disk import Disk
+from .fleet import Fleet, Member
+from .proxy import Mode
+from .servers import Servers
+from .workloads import PLAIN, SDK
+
+GAP_S = (0.4, 2.5)
+#: Some begin while another lasts.
+OVERLAPPING = 0.35
+MEMBERS = ("coordinator", "agent", "plain_agent", "client")
+#: So many of a role at most are in a fault's hands at once.
+STRUCK_MAX = {"coordinator": 1, "agent": 1, "plain_agent": 1, "client": 1}
+ASK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """One fault that struck; times are seconds since the epoch. Recovery counts from `over_at`."""
+
+    kind: str
+    victim: str
+    at: float
+    over_at: float
+
+
+class Faults:
+    """Strikes one fault after another until told to stop; afterwards nothing is left of them."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        servers: Servers,
+        disk: Disk,
+        randomness: random.Random,
+        on_over: Callable[[Strike], None],
+    ) -> None:
+        self._fleet = fleet
+        self._servers = servers
+        self._disk = disk
+        self._randomness = randomness
+        self._on_over = on_over
+        #: Servers are struck one at a time: two of three gone is another promise.
+        self._servers_free = asyncio.Lock()
+        self._running: set[asyncio.Task[None]] = set()
+        self.strikes: list[Strike] = []
+        #: When each began: what an execution must have been open at.
+        self.began: list[float] = []
+        self.failures: list[str] = []
+        self._bag: list[tuple[str, Callable[[], Awaitable[tuple[str, float] | None]]]] = []
+
+    def _kinds(self) -> list[tuple[str, Callable[[], Awaitable[tuple[str, float] | None]]]]:
+        kinds: list[tuple[str, Callable[[], Awaitable[tuple[str, float] | None]]]] = [
+            ("server killed", lambda: self._server(self._servers.kill)),
+            ("server stopped", lambda: self._server(self._servers.stop)),
+            ("server frozen", self._server_frozen),
+            ("consumer deleted", self._consumer_deleted),
+            ("work purged", self._work_purged),
+        ]
+        if self._disk.is_own:
+            kinds.append(("disk full", self._disk_full))
+        if self._servers.is_divisible:
+            kinds += [("server cut off", self._server_cut_off), ("leader killed", self._leader_killed)]
+        for role in MEMBERS:
+            kinds.append((f"{role} killed", lambda role=role: self._member(role, self._killed)))  # type: ignore[misc]
+            if role != "client":
+                kinds.append((f"{role} frozen", lambda role=role: self._member(role, self._frozen)))  # type: ignore[misc]
+                kinds.append((f"{role} stopped", lambda role=role: self._member(role, self._stopped)))  # type: ignore[misc]
+        for mode in Mode:
+            if mode is not Mode.CLEAN:
+                kinds.append((f"network {mode}", lambda mode=mode: self._network(mode)))  # type: ignore[misc]
+        return kinds
+
+    async def run(self, until: float) -> None:
+        """Strikes until `until` (monotonic), and returns when all is taken back."""
+        while time.monotonic() < until:
+            await asyncio.sleep(self._randomness.uniform(*GAP_S))
+            if not self._bag:
+                # Every kind once, in an order of their own, and then again.
+                self._bag = self._kinds()
+                self._randomness.shuffle(self._bag)
+            kind, strike = self._bag.pop()
+            task = asyncio.create_task(self._strike(kind, strike))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            if self._randomness.random() > OVERLAPPING:
+                await asyncio.wait([task])
+        if self._running:
+            await asyncio.wait(self._running)
+
+    async def _strike(self, kind: str, strike: Callable[[], Awaitable[tuple[str, float] | None]]) -> None:
+        at = time.time()
+        try:
+            done = await strike()
+        except Exception as error:  # noqa: BLE001 - a fault that cannot be struck or taken back is a finding
+            self.failures.append(f"{kind}: {type(error).__name__}: {error}")
+            return
+        if done is not None:
+            struck = Strike(kind, done[0], at, done[1])
+            self.strikes.append(struck)
+            self._on_over(struck)
+
+    # Servers.
+
+    async def _server(self, end: Callable[[int], Awaitable[None]], number: int | None = None) -> tuple[str, float]:
+        async with self._servers_free:
+            number = self._randomness.randrange(self._servers.count) if number is None else number
+            self.began.append(time.time())
+            await end(number)
+            await asyncio.sleep(self._randomness.uniform(0.0, 2.0))
+            await self._servers.start(number)
+        return f"server-{number}", time.time()
+
+    async def _server_frozen(self) -> tuple[str, float]:
+        async with self._servers_free:
+            number = self._randomness.randrange(self._servers.count)
+            self.began.append(time.time())
+            self._servers.pause(number)
+            await asyncio.sleep(self._randomness.uniform(0.5, 8.0))
+            self._servers.resume(number)
+        return f"server-{number}", time.time()
+
+    async def _server_cut_off(self) -> tuple[str, float]:
+        """The others go on; who is connected to this one finds out by itself."""
+        async with self._servers_free:
+            number = self._randomness.randrange(self._servers.count)
+            self.began.append(time.time())
+            self._servers.cut_off(number)
+            await asyncio.sleep(self._randomness.uniform(3.0, 10.0))
+            self._servers.join(number)
+        return f"server-{number}", time.time()
+
+    async def _leader_killed(self) -> tuple[str, float]:
+        session = await self._session()
+        try:
+            info = await JetStreamApi(session).stream_info(f"IM_FACTS_{self._randomness.randrange(4)}")
+        finally:
+            await session.close()
+        leader = ((info or {}).get("cluster") or {}).get("leader") or "node-0"
+        return await self._server(self._servers.kill, int(leader.rpartition("-")[2]))
+
+    async def _disk_full(self) -> tuple[str, float]:
+        """After it there is room again, and the server is restarted: until then it refuses all writes."""
+        async with self._servers_free:
+            self.began.append(time.time())
+            self._disk.fill()
+            await asyncio.sleep(self._randomness.uniform(0.5, 3.0))
+            self._disk.empty()
+            for number in range(self._servers.count):
+                await self._servers.kill(number)
+                await self._servers.start(number)
+        return "disk", time.time()
+
+    # Streams.
+
+    async def _consumer_deleted(self) -> tuple[str, float]:
+        agent = self._randomness.choice([SDK, PLAIN])
+        self.began.append(time.time())
+        session = await self._session()
+        try:
+            await JetStreamApi(session).delete_consumer("IM_WORK", agent)
+        finally:
+            await session.close()
+        return agent, time.time()
+
+    async def _work_purged(self) -> tuple[str, float]:
+        self.began.append(time.time())
+        session = await self._session()
+        try:
+            await JetStreamApi(session).purge("IM_WORK", "im.work.>")
+        finally:
+            await session.close()
+        return "IM_WORK", time.time()
+
+    async def _session(self) -> Session:
+        async with asyncio.timeout(ASK_S), self._servers_free:
+            return await Session.connect(Endpoint(self._servers.url))
+
+    # Members.
+
+    async def _member(self, role: str, strike: Callable[[Member], Awaitable[float]]) -> tuple[str, float] | None:
+        members = self._fleet.of(role)
+        free = [member for member in members if not member.is_struck]
+        if not free or len(members) - len(free) >= STRUCK_MAX[role]:
+            return None
+        member = self._randomness.choice(free)
+        member.is_struck = True
+        self.began.append(time.time())
+        try:
+            return member.name, await strike(member)
+        finally:
+            member.is_struck = False
+
+    async def _killed(self, member: Member) -> float:
+        member.send(signal.SIGKILL)
+        at = time.time()
+        await asyncio.sleep(self._randomness.uniform(0.0, 3.0))
+        member.start()
+        return at
+
+    async def _stopped(self, member: Member) -> float:
+        at = time.time()
+        member.send(signal.SIGTERM)
+        if not await member.ended():
+            self.failures.append(f"{member.name} did not end when it was told to")
+            member.send(signal.SIGKILL)
+            await member.ended()
+        member.start()
+        return at
+
+    async def _frozen(self, member: Member) -> float:
+        at = time.time()
+        member.send(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(self._randomness.uniform(1.0, 12.0))
+        finally:
+            member.send(signal.SIGCONT)
+        return at
+
+    async def _network(self, mode: Mode) -> tuple[str, float] | None:
+        free = [member for member in self._fleet.members if not member.is_struck]
+        if not free:
+            return None
+        member = self._randomness.choice(free)
+        member.is_struck = True
+        at = time.time()
+        self.began.append(at)
+        member.strike(mode, self._randomness)
+        try:
+            await asyncio.sleep(self._randomness.uniform(1.0, 8.0))
+        finally:
+            member.heal()
+            member.is_struck = False
+        return member.name, at
