@@ -12,7 +12,9 @@ demo: $(READY)
 	$(BIN)/imx demo
 
 # Real servers, processes and deadlines on a machine that others use too: what failed is run once more, alone, and said.
+# A file that cannot be collected is no failure that could be run again: it ends the command at once.
 test: check
+	$(BIN)/python -m pytest --collect-only -q > /dev/null
 	$(BIN)/python -m pytest -n 2 --dist loadgroup || \
 	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -p no:xdist
 
