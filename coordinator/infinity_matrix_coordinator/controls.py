@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from infinity_matrix_actors.errors import (
+    ExecutionQuarantined,
     InfinityMatrixError,
     InvalidDefinition,
     UnknownExecution,
@@ -26,6 +27,7 @@ from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.listing import INCOMPLETE, LISTED_STATES, ExecutionSummary, Selection
 from infinity_matrix_coordinator.operations import Operations
 from infinity_matrix_coordinator.patience import patiently
+from infinity_matrix_coordinator.standing import refold
 
 #: A cancel's own grace; the log takes no longer one.
 GRACE_MAX_S = 365 * 86_400.0
@@ -81,8 +83,20 @@ class Controls:
         await self._operations.command(execution, CommandKind.PAUSE, reason)
 
     async def resume(self, execution: str, reason: str = "") -> None:
-        """Lets a paused execution go on; does nothing to one that runs. Raises UnknownExecution, WrongState."""
-        self._check_open(await self._fold(execution), "there is nothing to resume")
+        """Lets a paused execution go on; does nothing to one that runs. One that is quarantined is folded again.
+
+        Raises UnknownExecution, WrongState; ExecutionQuarantined where it still cannot be folded.
+        """
+        try:
+            actor = await self._fold(execution)
+        except ExecutionQuarantined:
+            # Who asks may have older rules than who runs it.
+            if not await self._refold(execution):
+                raise
+            return
+        self._check_open(actor, "there is nothing to resume")
+        if actor.state is not ExecutionState.PAUSED and await self._refold(execution):
+            return
         await self._operations.command(execution, CommandKind.RESUME, reason)
 
     async def retry(self, execution: str, reason: str = "") -> None:
@@ -203,6 +217,9 @@ class Controls:
         if actor.is_decided:
             raise WrongState(f"execution {actor.id!r}", str(actor.state), problem)
 
+    async def _refold(self, execution: str) -> bool:
+        return await refold(await self._operations.session(), self._operations.subjects, execution)
+
     async def _fold(self, execution: str) -> ExecutionActor:
         return await patiently(lambda: self._operations.fold(execution))
 
@@ -233,4 +250,4 @@ def is_meant(kind: CommandKind, summary: ExecutionSummary) -> bool:
         case CommandKind.RETRY:
             return summary.state in (ExecutionState.FAILED, ExecutionState.CANCELLED)
         case CommandKind.COMPENSATE:
-            return summary.needs_attention
+            return summary.is_undone_in_part

@@ -51,6 +51,8 @@ class ExecutionSummary:
     priority: str = "normal"
     #: What started it: a trigger, a schedule, a parent, a fork (`fork`), an earlier run (`rerun_of`); or empty.
     cause: dict[str, Any] = field(default_factory=dict)
+    #: Why it stands still, if its coordinator cannot fold it; known only of those that need attention.
+    problem: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -58,7 +60,12 @@ class ExecutionSummary:
 
     @property
     def needs_attention(self) -> bool:
-        """Something of it could not be undone, and nobody has taken that up."""
+        """It stands still, or something of it could not be undone and nobody has taken that up."""
+        return self.is_undone_in_part or self.problem is not None
+
+    @property
+    def is_undone_in_part(self) -> bool:
+        """It has ended, and something of it could not be undone."""
         return not self.is_open and self.compensation == INCOMPLETE
 
 

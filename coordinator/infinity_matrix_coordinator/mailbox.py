@@ -53,6 +53,8 @@ class Quarantine:
 
     sequence: int
     reason: str
+    #: The actor raised: somebody must put that right. Else another coordinator has its rules.
+    is_fault: bool = True
 
 
 def is_decided_here(version: int) -> bool:
@@ -169,7 +171,8 @@ class Mailbox:
         """Keeps away from an execution of another version until it ends; who has its rules reads from `sequence`."""
         own = facts_of_core.DECIDE_VERSION
         self.parked.pop(execution, None)
-        self.quarantined[execution] = Quarantine(sequence, f"decided by version {version}, this is version {own}")
+        reason = f"decided by version {version}, this is version {own}"
+        self.quarantined[execution] = Quarantine(sequence, reason, is_fault=False)
         log.info("execution_left_alone", execution=execution, version=version, own_version=own)
 
     def _fold(self, actor: ExecutionActor, started: Started, facts: list[tuple[int, Fact]]) -> None:

@@ -5,12 +5,15 @@ does them for who has no such code.
 """
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import uuid_utils
 from infinity_matrix_actors.definition import WorkflowDefinition
+from infinity_matrix_actors.effect import Effect
 from infinity_matrix_actors.errors import (
     ExecutionExists,
+    ExecutionQuarantined,
     InvalidInput,
     LogFull,
     StorageUnavailable,
@@ -43,6 +46,7 @@ from infinity_matrix_coordinator.listing import ExecutionSummary, Selection, lis
 from infinity_matrix_coordinator.offload import fitting
 from infinity_matrix_coordinator.patience import LOSSES, Patience, patiently
 from infinity_matrix_coordinator.snapshot import restore
+from infinity_matrix_coordinator.standing import Standing, standings
 from infinity_matrix_coordinator.views import (
     ExecutionResult,
     StatusUpdate,
@@ -251,7 +255,7 @@ class Operations:
         return await read_facts(reads, self.subjects, self.installation.shards, check_id(execution))
 
     async def fold(self, execution: str) -> ExecutionActor:
-        """An execution's state as of now, from the log alone; raises UnknownExecution."""
+        """An execution's state as of now, from the log alone; raises UnknownExecution, ExecutionQuarantined."""
         facts = await self.facts_of(execution)
         started = next(((sequence, fact) for sequence, fact in facts if isinstance(fact, Started)), None)
         if started is None:
@@ -261,10 +265,10 @@ class Operations:
         assert isinstance(whole, Started)
         actor = ExecutionActor(whole, plan, started[0])
         # `started` goes first even where a cancel is older, as in the coordinators' mailbox.
-        actor.receive(whole)
-        for _, fact in facts:
+        _receive(actor, whole, started[0])
+        for sequence, fact in facts:
             if fact is not started[1]:
-                actor.receive(await with_content(fact, plan, self.artifacts))
+                _receive(actor, await with_content(fact, plan, self.artifacts), sequence)
         return actor
 
     async def _fold_from_checkpoint(self, execution: str, facts: list[tuple[int, Fact]]) -> ExecutionActor:
@@ -280,7 +284,7 @@ class Operations:
             raise StorageUnavailable(f"the checkpoint of {execution} cannot be read: {error}") from error
         for sequence, fact in facts:
             if sequence > checkpoint.folded:
-                actor.receive(await with_content(fact, plan, self.artifacts))
+                _receive(actor, await with_content(fact, plan, self.artifacts), sequence)
         return actor
 
     async def _checkpoints(self, execution: str) -> CheckpointStore:
@@ -379,7 +383,7 @@ class Operations:
                         sequence = number
                         for one in told:
                             known = await with_content(one, actor.plan, self.artifacts)
-                            for update in updates_of(actor, actor.receive(known)):
+                            for update in updates_of(actor, _receive(actor, known, number)):
                                 yield update
                         if actor.is_decided and (await self.fold(execution)).decided_at == actor.decided_at:
                             return
@@ -398,9 +402,16 @@ class Operations:
         """The executions in the log that are meant, newest first."""
         session = await self.session()
         shards = range(self.installation.shards)
-        return selection.select(
-            [summary for shard in shards for summary in await list_shard(session, self.subjects, shard)]
-        )
+        found = [summary for shard in shards for summary in await list_shard(session, self.subjects, shard)]
+        if selection.needs_attention:
+            # Only the coordinators know what they cannot fold.
+            stuck = {one.execution_id: one.reason for each in await self.standings() for one in each.quarantined}
+            found = [replace(summary, problem=stuck.get(summary.execution_id)) for summary in found]
+        return selection.select(found)
+
+    async def standings(self) -> list[Standing]:
+        """How every coordinator that answers within a second stands."""
+        return await standings(await self.session(), self.subjects)
 
     async def started_of(self, execution: str) -> Started | None:
         """How an execution was started, by a leader read; None when it was not."""
@@ -469,6 +480,14 @@ class _Reading:
     def close(self) -> None:
         self.reads.close()
         self.watches.close()
+
+
+def _receive(actor: ExecutionActor, fact: Fact, sequence: int) -> list[Effect]:
+    """Folds a fact; raises ExecutionQuarantined where the coordinators could not fold it either."""
+    try:
+        return actor.receive(fact)
+    except Exception as error:
+        raise ExecutionQuarantined(actor.id, sequence, f"{type(error).__name__}: {error}") from error
 
 
 def check_id(execution: str) -> str:

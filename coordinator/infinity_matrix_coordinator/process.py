@@ -29,6 +29,7 @@ from infinity_matrix_coordinator.purging import PURGE_AGE_MIN_S
 from infinity_matrix_coordinator.schedules import Schedules
 from infinity_matrix_coordinator.service import ApiService
 from infinity_matrix_coordinator.shard import SWEEP_INTERVAL_S, Shard
+from infinity_matrix_coordinator.standing_service import StandingService
 from infinity_matrix_coordinator.triggers import Triggers
 
 RESTART_DELAY_S = 0.2
@@ -164,6 +165,7 @@ class Coordinator:
         subjects = installation.subjects()
         operations = await Operations(self._connection, installation).open()
         service = ApiService(session, operations, subjects, self.instance)
+        standing = StandingService(session, subjects, self.instance, lambda: self.shards)
         self._membership = Membership(session, subjects, self.instance)
         self._membership.heartbeat()
         running: dict[int, asyncio.Task[None]] = {}
@@ -183,6 +185,7 @@ class Coordinator:
         ]
         try:
             await service.open()
+            await standing.open()
             while not session.is_lost:
                 await self._share(session, subjects, installation, running)
                 for task in others:
@@ -195,6 +198,7 @@ class Coordinator:
             await asyncio.gather(*running.values(), *others, return_exceptions=True)
             self.shards.clear()
             await service.close()
+            await standing.close()
             operations.close()
 
     async def _share(

@@ -53,6 +53,7 @@ class ApiService:
         self._tasks: set[asyncio.Task[None]] = set()
         self._verbs: dict[str, Verb] = {
             "ping": self._ping,
+            "coordinators": self._coordinators,
             "attempt": self._attempt,
             "deploy": self._deploy,
             "status": self._status,
@@ -130,6 +131,10 @@ class ApiService:
 
     async def _ping(self, body: dict[str, Any]) -> Any:
         return {"instance": self._instance, "shards": self._operations.installation.shards}
+
+    async def _coordinators(self, body: dict[str, Any]) -> Any:
+        """How every coordinator stands, not this one alone."""
+        return [asdict(standing) for standing in await self._operations.standings()]
 
     async def _attempt(self, body: dict[str, Any]) -> Any:
         """Whether an attempt is settled, by a leader read of its outcome's subject and never from a fold."""

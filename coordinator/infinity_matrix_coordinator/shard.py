@@ -36,10 +36,11 @@ from infinity_matrix_coordinator.deadlines import CLOSE_AGAIN_S
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.heartbeats import Heartbeats
 from infinity_matrix_coordinator.log_identity import Likeness, LogIdentity, compare
-from infinity_matrix_coordinator.mailbox import Mailbox
+from infinity_matrix_coordinator.mailbox import Mailbox, Quarantine
 from infinity_matrix_coordinator.performer import FRESH_S, Performer
 from infinity_matrix_coordinator.purging import PURGE_AGE_MIN_S, Purging
 from infinity_matrix_coordinator.quiet import QuietAttempts
+from infinity_matrix_coordinator.refolding import Refolding
 from infinity_matrix_coordinator.repairs import BATCH_MAX, Repairs
 from infinity_matrix_coordinator.slots import KEY_PREFIX, SlotKeys, Ticket
 from infinity_matrix_coordinator.worn import WornWorks
@@ -386,6 +387,11 @@ class Shard:
                         await self._reopen_one(reads, execution)
         finally:
             reads.close()
+
+    async def refold(self, execution: str) -> Quarantine | None:
+        """Folds a quarantined execution again; answers why it stays where it is, or None when it goes on."""
+        parts = (self._artifacts, self.mailbox, self.checkpoints, self.plan_of_digest, self._resume)
+        return await Refolding(self._session, self._subjects, self._shards, *parts).refold(execution)
 
     async def _reopen_one(self, reads: GatheredReads, execution: str) -> None:
         try:

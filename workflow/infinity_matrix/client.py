@@ -35,6 +35,7 @@ from infinity_matrix_coordinator.operations import Operations, new_execution_id
 from infinity_matrix_coordinator.patience import patiently
 from infinity_matrix_coordinator.runs import IfExists, Runs
 from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
+from infinity_matrix_coordinator.standing import Standing
 from infinity_matrix_coordinator.versions import Difference, Versions, VersionSummary
 from infinity_matrix_coordinator.views import (
     ExecutionMetrics,
@@ -276,10 +277,15 @@ class Client:
     ) -> Sequence[ExecutionSummary]:
         """The executions in the log, newest first; times in seconds since the epoch.
 
-        `needs_attention`: those that ended with something that could not be undone.
+        `needs_attention`: those that ended with something that could not be undone, and those that stand still
+        because they cannot be folded (`problem`).
         """
         selection = Selection(workflow, state, started_after, started_before, needs_attention, limit)
         return await patiently(lambda: self.operations.select(selection))
+
+    async def coordinators(self) -> Sequence[Standing]:
+        """How every coordinator that answers within a second stands: its shards, its counts, what it holds still."""
+        return await patiently(self.operations.standings)
 
     # Control.
 
@@ -300,7 +306,10 @@ class Client:
         await self.controls.pause(execution_id, reason)
 
     async def resume(self, execution_id: str, reason: str = "") -> None:
-        """Lets a paused execution go on. Raises UnknownExecution, WrongState."""
+        """Lets a paused execution go on, and one that is quarantined, once why is put right.
+
+        Raises UnknownExecution, WrongState, ExecutionQuarantined.
+        """
         await self.controls.resume(execution_id, reason)
 
     async def retry(self, execution_id: str, reason: str = "") -> None:

@@ -64,7 +64,7 @@ async def ls(
         str | None, typer.Option("--newer-than", metavar="DURATION", help="Only those started since then.")
     ] = None,
     needs_attention: Annotated[
-        bool, typer.Option("--needs-attention", help="Only those of which something could not be undone.")
+        bool, typer.Option("--needs-attention", help="Only those that stand still, or were not all undone.")
     ] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest.")] = LIST_LIMIT,
 ) -> None:
@@ -97,10 +97,12 @@ async def ls(
             item.execution_id,
             output.date(item.started_at),
             output.span(None if item.finished_at is None else item.finished_at - item.started_at),
+            *([output.printable(item.problem or "not all was undone")] if needs_attention else []),
         )
         for item in shown
     ]
-    console.print(output.table(("state", "workflow", "execution", "started", "took"), rows, right=("took",)))
+    columns = ("state", "workflow", "execution", "started", "took", *(["why"] if needs_attention else []))
+    console.print(output.table(columns, rows, right=("took",)))
     if len(found) > limit:
         output.note(f"{limit} of {len(found):,}; --limit shows more")
 

@@ -13,6 +13,7 @@ from infinity_matrix.cli import (
     artifacts,
     backup,
     controls,
+    coordinators,
     dead,
     executions,
     forks,
@@ -44,7 +45,7 @@ SECTIONS = {
         "artifacts",
     ),
     "Agents": ("agents", "agent", "host", "dead"),
-    "System": ("dev", "env", "coordinator", "verify", "backup", "restore", "demo"),
+    "System": ("dev", "env", "coordinator", "coordinators", "verify", "backup", "restore", "demo"),
 }
 
 
@@ -72,7 +73,17 @@ app = typer.Typer(
     help="Durable agent workflows with nothing but NATS.",
     epilog="Exit codes: 0 ok, 1 the workflow failed, 2 usage, 3 no server, 4 unknown id or name.",
 )
-for part in (workflows.app, executions.app, host.app, controls.app, forks.app, system.app, verify.app, backup.app):
+for part in (
+    workflows.app,
+    executions.app,
+    host.app,
+    controls.app,
+    forks.app,
+    system.app,
+    coordinators.app,
+    verify.app,
+    backup.app,
+):
     app.add_typer(part)
 app.add_typer(versions.workflows_app, name="workflows")
 app.add_typer(approvals.approvals_app, name="approvals")
