@@ -16,7 +16,7 @@ from .proxy import Mode
 from .servers import Servers
 from .workloads import PLAIN, SDK
 
-GAP_S = (0.4, 2.5)
+GAP_S = (0.3, 2.0)
 #: Some begin while another lasts.
 OVERLAPPING = 0.35
 MEMBERS = ("coordinator", "agent", "plain_agent", "client")

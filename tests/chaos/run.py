@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +73,7 @@ class Run:
         self.report = Report(seed, replicas, folder)
         self._canaries: set[asyncio.Task[None]] = set()
         self._client: Client | None = None
+        self._connections = AsyncExitStack()
 
     async def run(self) -> Report:
         try:
@@ -81,6 +83,7 @@ class Run:
             await self._settle()
             await self._check()
         finally:
+            await self._connections.aclose()
             await self._fleet.close()
             await self._servers.close()
             self._disk.close()
@@ -109,7 +112,7 @@ class Run:
         deadline = time.monotonic() + 30.0
         while True:
             try:
-                return await infinity_matrix.connect(self._servers.url).__aenter__()
+                return await self._connections.enter_async_context(infinity_matrix.connect(self._servers.url))
             except InfinityMatrixError:
                 if time.monotonic() > deadline:
                     raise

@@ -12,7 +12,7 @@ SIGNAL = "go"
 
 
 def _task(id: str, *above: str, agent: str = SDK, **fields: Any) -> Task:
-    config = {"seconds": 0.4, **fields.pop("config", {})}
+    config = {"seconds": 0.8, **fields.pop("config", {})}
     return Task(id, agent, depends_on=list(above), config=config, retry_config=fields.pop("retry", RETRY), **fields)
 
 
