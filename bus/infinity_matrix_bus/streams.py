@@ -41,6 +41,9 @@ ROOM_TRIES_MAX = 20
 ROOM_RETRY_S = 0.05
 #: The server's error when streams would reserve more than it may store.
 NO_ROOM = 10047
+#: What a cluster says of it: the same code stands for peers that are away, only the words tell.
+NO_PEERS = 10005
+_WITHOUT_ROOM = "insufficient storage"
 #: Who asks before running covers what the window does not: DESIGN rule 5 publishes plainly for a quarter of it.
 WORK_DUPLICATE_WINDOW_S = 120
 TRIGGERS_DUPLICATE_WINDOW_S = 600
@@ -145,7 +148,7 @@ async def _make_stream(api: JetStreamApi, config: dict[str, Any]) -> None:
         except JetStreamError as error:
             if error.code == NAME_IN_USE:
                 return
-            if error.code != NO_ROOM or attempt == ROOM_TRIES_MAX:
+            if not _is_no_room(error) or attempt == ROOM_TRIES_MAX:
                 raise
         # The room is looked at before the name; and another who installs at this moment holds some with its probe.
         if await api.stream_info(config["name"]) is not None:
@@ -165,7 +168,7 @@ async def fitting_budget(api: JetStreamApi, subjects: Subjects, replicas: int) -
         try:
             await api.create_stream({**config, "max_bytes": int(budget * SHARES)})
         except JetStreamError as error:
-            if error.code == NO_ROOM:
+            if _is_no_room(error):
                 budget //= 2
             elif error.code == NAME_IN_USE:
                 # Another installs at this moment, or broke off while it did.
@@ -176,6 +179,11 @@ async def fitting_budget(api: JetStreamApi, subjects: Subjects, replicas: int) -
             await _delete_stream(api, probe)
             break
     return budget
+
+
+def _is_no_room(error: JetStreamError) -> bool:
+    """Whether a stream was refused because it reserves more than there is."""
+    return error.code == NO_ROOM or (error.code == NO_PEERS and _WITHOUT_ROOM in error.description)
 
 
 async def budget_bytes(api: JetStreamApi) -> int:

@@ -102,7 +102,8 @@ class Fleet:
         self.folder = folder
         self.members: list[Member] = []
         self._watching: asyncio.Task[None] | None = None
-        self.is_closing = False
+        #: Clients start nothing more, and end when they are done.
+        self.is_stopping = False
 
     async def add(self, role: str, targets: list[tuple[str, int]], token: str, *options: str) -> Member:
         number = 1 + sum(member.role == role for member in self.members)
@@ -119,10 +120,11 @@ class Fleet:
         return [member for member in self.members if member.role in roles]
 
     async def _watch(self) -> None:
-        """Starts again what ended, as an init system would."""
+        """Starts again what ended, as an init system would; but for clients that were told to stop."""
         while True:
             for member in self.members:
-                if not member.runs and not member.is_struck and not self.is_closing:
+                is_wanted = member.role != "client" or not self.is_stopping
+                if is_wanted and not member.runs and not member.is_struck:
                     member.ended_by_itself += 1
                     member.start()
             await asyncio.sleep(RESTART_S)

@@ -124,6 +124,7 @@ class Run:
         try:
             await faults.run(until)
         finally:
+            self._fleet.is_stopping = True
             (self.folder / "stop").touch()
         self.report.strikes = faults.strikes
         self.report.failures += faults.failures
@@ -180,7 +181,6 @@ class Run:
             if time.monotonic() - began > SETTLE_S:
                 self.report.open = is_open
                 break
-            self._fleet.is_closing = not clients
             await asyncio.sleep(1.0)
         self.report.settled_s = time.monotonic() - began
         self.report.restarts = {
