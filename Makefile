@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: demo test check examples bench simulate chaos mutants clean
+.PHONY: demo test check examples bench simulate chaos failpoints mutants clean
 
 demo: $(READY)
 	$(BIN)/imx demo
@@ -15,8 +15,12 @@ demo: $(READY)
 # A file that cannot be collected is no failure that could be run again: it ends the command at once.
 test: check
 	$(BIN)/python -m pytest --collect-only -q > /dev/null
-	$(BIN)/python -m pytest -n 2 --dist loadgroup || \
-	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -p no:xdist
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/failpoints || \
+	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -p no:xdist --ignore tests/failpoints
+
+# A process is killed before and after every message it sends: two minutes that want the machine for themselves.
+failpoints: $(READY_DEV)
+	$(BIN)/python -m pytest tests/failpoints
 
 check: $(READY_DEV)
 	$(BIN)/ruff check .
