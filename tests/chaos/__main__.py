@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import math
 import random
 import shutil
 import signal
@@ -89,7 +90,8 @@ def _print(report: Report) -> None:
 
 
 def percentile(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    """The least of these that so large a share of them does not exceed."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def _say(text: str) -> None:
