@@ -20,6 +20,8 @@ from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.session import NO_RESPONDERS, InvalidSubject, Session, SessionLost
 
 ALREADY_THERE = "maximum messages per subject exceeded"
+#: Said by the leader of a replicated stream while the first publish with that Msg-Id is not yet stored.
+IN_PROCESS = "duplicate message id is in process"
 #: Without a PubAck for this long, what became of a publish is unknown.
 ACK_TIMEOUT_S = 5.0
 RETRY_DELAY_MIN_S = 0.05
@@ -80,6 +82,9 @@ def read_ack(data: bytes | None, headers: bytes | None) -> Ack:
         error = record.get("error")
         if error is not None:
             reason = str(error.get("description", error))
+            if reason == IN_PROCESS:
+                # Another's copy is on its way, and may still come to nothing.
+                return Ack(Fate.UNKNOWN, reason=reason)
             return Ack(Fate.TAKEN if reason == ALREADY_THERE else Fate.REFUSED, reason=reason)
         return Ack(Fate.DUPLICATE if record.get("duplicate") else Fate.STORED, int(record.get("seq", 0)))
     except (Undecodable, AttributeError, TypeError, ValueError) as error:

@@ -89,7 +89,9 @@ class Children:
 
         def on_started(ack: Ack) -> None:
             self._outbox.post(taken, encode({"instance": child}), _ignore)
-            started.set_result(ack)
+            # The outbox outlives this owner, and whoever of it waited.
+            if not started.done():
+                started.set_result(ack)
 
         started: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
         self._outbox.post(self._subjects.started(shard_of(child, self._shards), child), payload, on_started)

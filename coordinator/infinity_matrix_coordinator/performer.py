@@ -144,7 +144,11 @@ class Performer:
         match effect:
             case PublishWork(task, attempt):
                 key = (execution.id, task, attempt)
-                if self.backlog.admit(execution.tasks[task].node.definition.agent, key, execution.started.priority):
+                actor = execution.tasks.get(task)
+                if actor is None or actor.attempt != attempt or not actor.is_open:
+                    # It waited for a purge, and another owner's doing settled it meanwhile.
+                    return
+                if self.backlog.admit(actor.node.definition.agent, key, execution.started.priority):
                     if is_fresh:
                         self._publish_work(execution, task, attempt, is_repair=False)
                     else:
@@ -194,8 +198,9 @@ class Performer:
     def _publish_work(
         self, execution: ExecutionActor, task: str, attempt: int, *, is_repair: bool, with_id: bool = True
     ) -> None:
-        actor = execution.tasks[task]
-        if actor.attempt != attempt or not actor.is_open:
+        actor = execution.tasks.get(task)
+        # An instance of a map or a loop leaves with its group.
+        if actor is None or actor.attempt != attempt or not actor.is_open:
             return
         agent = actor.node.definition.agent
         key = (execution.id, task, attempt)

@@ -11,7 +11,7 @@ from infinity_matrix_actors.errors import PayloadTooLarge, StorageUnavailable
 from infinity_matrix_bus import publisher as publisher_module
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import MESSAGE_BYTES_MAX
-from infinity_matrix_bus.publisher import IN_FLIGHT_MAX, Ack, Fate, Outbox, Publisher
+from infinity_matrix_bus.publisher import IN_FLIGHT_MAX, Ack, Fate, Outbox, Publisher, read_ack
 from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.session import InvalidSubject, Session, SessionLost
 
@@ -51,6 +51,12 @@ async def test_five_thousand_pipelined_publishes_are_all_acknowledged_in_order(s
     assert publisher.in_flight == 0
     assert not session._replies
     assert await messages_in(session, "L") == 5000
+
+
+def test_a_copy_of_a_publish_that_is_not_yet_stored_has_an_unknown_fate() -> None:
+    # What a cluster's leader answers the second of two owners; the first may still come to nothing.
+    answer = b'{"error":{"code":400,"err_code":10201,"description":"duplicate message id is in process"}}'
+    assert read_ack(answer, None).fate is Fate.UNKNOWN
 
 
 async def test_a_write_once_subject_is_taken_by_the_first(session: Session) -> None:
