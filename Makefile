@@ -36,12 +36,13 @@ SEEDS ?= 2000
 simulate: $(READY_DEV)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-# Each rule of the protocol taken out alone, and the test that finds it.
-# A whole system of real processes is broken by chance for some minutes, and checked at its end.
+# A whole system of real processes is broken by chance for some minutes, and checked at its end; with one server or three.
 MINUTES ?= 3
+REPLICAS ?= 1
 chaos: $(READY_DEV)
-	$(BIN)/python -m tests.chaos --minutes $(MINUTES)
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --replicas $(REPLICAS)
 
+# Each rule of the protocol taken out alone, and the test that finds it.
 mutants: $(READY_DEV)
 	$(BIN)/python -m tests.mutants
 

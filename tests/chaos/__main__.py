@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from .run import Report, Run
+from .run import PER_SECOND, Report, Run
 
 FAULTS_MIN, EXECUTIONS_MIN, STRUCK_OPEN_MIN = 20, 2000, 0.5
 
@@ -22,12 +22,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0, help="about how long a run takes; most of it is faults")
     parser.add_argument("--replicas", type=int, choices=(1, 3), default=1, help="one server, or a cluster of three")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 20))
+    parser.add_argument("--per-second", type=float, default=PER_SECOND, help="executions started in a second")
     parser.add_argument("--ci", action="store_true", help="fail unless enough faults met enough executions")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a clean run, too")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="im-chaos-"))
     _say(f"seed {options.seed}, replicas {options.replicas}, {options.minutes:g} min, in {folder}")
-    report = asyncio.run(_run(Run(options.seed, options.replicas, options.minutes, folder)))
+    run = Run(options.seed, options.replicas, options.minutes, folder, options.per_second)
+    report = asyncio.run(_run(run))
     _print(report)
     missing = _missing(report) if options.ci else []
     for line in missing:
@@ -62,14 +64,10 @@ def _print(report: Report) -> None:
     recoveries: dict[str, list[float]] = defaultdict(list)
     for kind, seconds in report.recoveries:
         recoveries[kind].append(seconds)
-    _say(f"{'fault':24} {'times':>5}  recovery p50, max (s)")
+    _say("| fault | times | recovery p50 | p99 | max |\n|---|---|---|---|---|")
     for kind in sorted(counts):
-        times = sorted(recoveries[kind])
-        shown = f"{percentile(times, 0.5):8.2f} {times[-1]:8.2f}" if times else ""
-        _say(f"{kind:24} {counts[kind]:5}  {shown}")
-    every = sorted(seconds for times in recoveries.values() for seconds in times)
-    if every:
-        _say(f"recovery of all: p50 {percentile(every, 0.5):.2f} s, p99 {percentile(every, 0.99):.2f} s")
+        _say(_row(kind, counts[kind], recoveries[kind]))
+    _say(_row("**all**", len(report.strikes), [seconds for times in recoveries.values() for seconds in times]))
     _say(
         f"{len(report.strikes)} faults, {report.executions} executions, {report.struck_open} of them open when a fault "
         f"struck; {report.facts} facts; {report.states}"
@@ -87,6 +85,13 @@ def _print(report: Report) -> None:
     for violation in report.violations[:50]:
         _say(f"VIOLATION {violation}")
     _say(f"{len(report.violations)} violations, {len(report.open)} executions that did not end")
+
+
+def _row(kind: str, count: int, recoveries: list[float]) -> str:
+    """A line of the table that goes into the documentation."""
+    times = sorted(recoveries)
+    shown = (percentile(times, 0.5), percentile(times, 0.99), times[-1]) if times else ()
+    return " | ".join([f"| {kind}", str(count), *(f"{seconds:.1f} s" for seconds in shown)]) + " |"
 
 
 def percentile(ordered: list[float], share: float) -> float:

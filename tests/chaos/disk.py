@@ -1,10 +1,11 @@
 """A disk of its own for the servers, so that it can be filled: a tmpfs where that is permitted."""
 
+import errno
 import os
 import subprocess
 from pathlib import Path
 
-FREE_BYTES = 4096
+BLOCK_BYTES = 4096
 
 
 class Disk:
@@ -19,9 +20,19 @@ class Disk:
         self._filler = path / "filler"
 
     def fill(self) -> None:
+        """To the last block, while others write to it."""
         room = os.statvfs(self.path)
+        taken, piece = 0, room.f_bavail * room.f_bsize
         with self._filler.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_bsize - FREE_BYTES))
+            while piece >= BLOCK_BYTES:
+                try:
+                    os.posix_fallocate(file.fileno(), taken, piece)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    piece //= 2
+                else:
+                    taken += piece
 
     def empty(self) -> None:
         self._filler.unlink(missing_ok=True)

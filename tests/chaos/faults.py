@@ -27,12 +27,20 @@ ASK_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """One fault that struck; times are seconds since the epoch. Recovery counts from `over_at`."""
+    """One fault that struck; times are seconds since the epoch. Recovery counts from `over_at`.
+
+    That is when it struck a process, for others take over, and when a server is back.
+    """
 
     kind: str
     victim: str
     at: float
     over_at: float
+
+
+#: Told the victim when recovery begins to count.
+Over = Callable[[str], None]
+Kind = tuple[str, Callable[[Over], Awaitable[None]]]
 
 
 class Faults:
@@ -42,13 +50,13 @@ class Faults:
         self,
         fleet: Fleet,
         servers: Servers,
-        disk: Disk,
+        disks: list[Disk],
         randomness: random.Random,
         on_over: Callable[[Strike], None],
     ) -> None:
         self._fleet = fleet
         self._servers = servers
-        self._disk = disk
+        self._disks = disks
         self._randomness = randomness
         self._on_over = on_over
         #: Servers are struck one at a time: two of three gone is another promise.
@@ -58,28 +66,28 @@ class Faults:
         #: When each began: what an execution must have been open at.
         self.began: list[float] = []
         self.failures: list[str] = []
-        self._bag: list[tuple[str, Callable[[], Awaitable[tuple[str, float] | None]]]] = []
+        self._bag: list[Kind] = []
 
-    def _kinds(self) -> list[tuple[str, Callable[[], Awaitable[tuple[str, float] | None]]]]:
-        kinds: list[tuple[str, Callable[[], Awaitable[tuple[str, float] | None]]]] = [
-            ("server killed", lambda: self._server(self._servers.kill)),
-            ("server stopped", lambda: self._server(self._servers.stop)),
+    def _kinds(self) -> list[Kind]:
+        kinds: list[Kind] = [
+            ("server killed", lambda over: self._server(self._servers.kill, over)),
+            ("server stopped", lambda over: self._server(self._servers.stop, over)),
             ("server frozen", self._server_frozen),
             ("consumer deleted", self._consumer_deleted),
             ("work purged", self._work_purged),
         ]
-        if self._disk.is_own:
+        if all(disk.is_own for disk in self._disks):
             kinds.append(("disk full", self._disk_full))
         if self._servers.is_divisible:
             kinds += [("server cut off", self._server_cut_off), ("leader killed", self._leader_killed)]
         for role in MEMBERS:
-            kinds.append((f"{role} killed", lambda role=role: self._member(role, self._killed)))  # type: ignore[misc]
+            kinds.append((f"{role} killed", lambda over, role=role: self._member(role, self._killed, over)))  # type: ignore[misc]
             if role != "client":
-                kinds.append((f"{role} frozen", lambda role=role: self._member(role, self._frozen)))  # type: ignore[misc]
-                kinds.append((f"{role} stopped", lambda role=role: self._member(role, self._stopped)))  # type: ignore[misc]
+                kinds.append((f"{role} frozen", lambda over, role=role: self._member(role, self._frozen, over)))  # type: ignore[misc]
+                kinds.append((f"{role} stopped", lambda over, role=role: self._member(role, self._stopped, over)))  # type: ignore[misc]
         for mode in Mode:
             if mode is not Mode.CLEAN:
-                kinds.append((f"network {mode}", lambda mode=mode: self._network(mode)))  # type: ignore[misc]
+                kinds.append((f"network {mode}", lambda over, mode=mode: self._network(mode, over)))  # type: ignore[misc]
         return kinds
 
     async def run(self, until: float) -> None:
@@ -99,39 +107,40 @@ class Faults:
         if self._running:
             await asyncio.wait(self._running)
 
-    async def _strike(self, kind: str, strike: Callable[[], Awaitable[tuple[str, float] | None]]) -> None:
+    async def _strike(self, kind: str, strike: Callable[[Over], Awaitable[None]]) -> None:
         at = time.time()
-        try:
-            done = await strike()
-        except Exception as error:  # noqa: BLE001 - a fault that cannot be struck or taken back is a finding
-            self.failures.append(f"{kind}: {type(error).__name__}: {error}")
-            return
-        if done is not None:
-            struck = Strike(kind, done[0], at, done[1])
+
+        def over(victim: str) -> None:
+            struck = Strike(kind, victim, at, time.time())
             self.strikes.append(struck)
             self._on_over(struck)
 
+        try:
+            await strike(over)
+        except Exception as error:  # noqa: BLE001 - a fault that cannot be struck or taken back is a finding
+            self.failures.append(f"{kind}: {type(error).__name__}: {error}")
+
     # Servers.
 
-    async def _server(self, end: Callable[[int], Awaitable[None]], number: int | None = None) -> tuple[str, float]:
+    async def _server(self, end: Callable[[int], Awaitable[None]], over: Over, number: int | None = None) -> None:
         async with self._servers_free:
             number = self._randomness.randrange(self._servers.count) if number is None else number
             self.began.append(time.time())
             await end(number)
             await asyncio.sleep(self._randomness.uniform(0.0, 2.0))
             await self._servers.start(number)
-        return f"server-{number}", time.time()
+        over(f"server-{number}")
 
-    async def _server_frozen(self) -> tuple[str, float]:
+    async def _server_frozen(self, over: Over) -> None:
         async with self._servers_free:
             number = self._randomness.randrange(self._servers.count)
             self.began.append(time.time())
             self._servers.pause(number)
             await asyncio.sleep(self._randomness.uniform(0.5, 8.0))
             self._servers.resume(number)
-        return f"server-{number}", time.time()
+        over(f"server-{number}")
 
-    async def _server_cut_off(self) -> tuple[str, float]:
+    async def _server_cut_off(self, over: Over) -> None:
         """The others go on; who is connected to this one finds out by itself."""
         async with self._servers_free:
             number = self._randomness.randrange(self._servers.count)
@@ -139,32 +148,34 @@ class Faults:
             self._servers.cut_off(number)
             await asyncio.sleep(self._randomness.uniform(3.0, 10.0))
             self._servers.join(number)
-        return f"server-{number}", time.time()
+        over(f"server-{number}")
 
-    async def _leader_killed(self) -> tuple[str, float]:
+    async def _leader_killed(self, over: Over) -> None:
         session = await self._session()
         try:
             info = await JetStreamApi(session).stream_info(f"IM_FACTS_{self._randomness.randrange(4)}")
         finally:
             await session.close()
         leader = ((info or {}).get("cluster") or {}).get("leader") or "node-0"
-        return await self._server(self._servers.kill, int(leader.rpartition("-")[2]))
+        await self._server(self._servers.kill, over, int(leader.rpartition("-")[2]))
 
-    async def _disk_full(self) -> tuple[str, float]:
+    async def _disk_full(self, over: Over) -> None:
         """After it there is room again, and the server is restarted: until then it refuses all writes."""
         async with self._servers_free:
+            number = self._randomness.randrange(self._servers.count)
             self.began.append(time.time())
-            self._disk.fill()
-            await asyncio.sleep(self._randomness.uniform(0.5, 3.0))
-            self._disk.empty()
-            for number in range(self._servers.count):
-                await self._servers.kill(number)
-                await self._servers.start(number)
-        return "disk", time.time()
+            try:
+                self._disks[number].fill()
+                await asyncio.sleep(self._randomness.uniform(0.5, 3.0))
+            finally:
+                self._disks[number].empty()
+            await self._servers.kill(number)
+            await self._servers.start(number)
+        over(f"disk-{number}")
 
     # Streams.
 
-    async def _consumer_deleted(self) -> tuple[str, float]:
+    async def _consumer_deleted(self, over: Over) -> None:
         agent = self._randomness.choice([SDK, PLAIN])
         self.began.append(time.time())
         session = await self._session()
@@ -172,16 +183,16 @@ class Faults:
             await JetStreamApi(session).delete_consumer("IM_WORK", agent)
         finally:
             await session.close()
-        return agent, time.time()
+        over(agent)
 
-    async def _work_purged(self) -> tuple[str, float]:
+    async def _work_purged(self, over: Over) -> None:
         self.began.append(time.time())
         session = await self._session()
         try:
             await JetStreamApi(session).purge("IM_WORK", "im.work.>")
         finally:
             await session.close()
-        return "IM_WORK", time.time()
+        over("IM_WORK")
 
     async def _session(self) -> Session:
         async with asyncio.timeout(ASK_S), self._servers_free:
@@ -189,57 +200,53 @@ class Faults:
 
     # Members.
 
-    async def _member(self, role: str, strike: Callable[[Member], Awaitable[float]]) -> tuple[str, float] | None:
+    async def _member(self, role: str, strike: Callable[[Member, Over], Awaitable[None]], over: Over) -> None:
         members = self._fleet.of(role)
         free = [member for member in members if not member.is_struck]
         if not free or len(members) - len(free) >= STRUCK_MAX[role]:
-            return None
+            return
         member = self._randomness.choice(free)
         member.is_struck = True
         self.began.append(time.time())
         try:
-            return member.name, await strike(member)
+            await strike(member, over)
         finally:
             member.is_struck = False
 
-    async def _killed(self, member: Member) -> float:
+    async def _killed(self, member: Member, over: Over) -> None:
         member.send(signal.SIGKILL)
-        at = time.time()
+        over(member.name)
         await asyncio.sleep(self._randomness.uniform(0.0, 3.0))
         member.start()
-        return at
 
-    async def _stopped(self, member: Member) -> float:
-        at = time.time()
+    async def _stopped(self, member: Member, over: Over) -> None:
         member.send(signal.SIGTERM)
+        over(member.name)
         if not await member.ended():
             self.failures.append(f"{member.name} did not end when it was told to")
             member.send(signal.SIGKILL)
             await member.ended()
         member.start()
-        return at
 
-    async def _frozen(self, member: Member) -> float:
-        at = time.time()
+    async def _frozen(self, member: Member, over: Over) -> None:
         member.send(signal.SIGSTOP)
+        over(member.name)
         try:
             await asyncio.sleep(self._randomness.uniform(1.0, 12.0))
         finally:
             member.send(signal.SIGCONT)
-        return at
 
-    async def _network(self, mode: Mode) -> tuple[str, float] | None:
+    async def _network(self, mode: Mode, over: Over) -> None:
         free = [member for member in self._fleet.members if not member.is_struck]
         if not free:
-            return None
+            return
         member = self._randomness.choice(free)
         member.is_struck = True
-        at = time.time()
-        self.began.append(at)
+        self.began.append(time.time())
         member.strike(mode, self._randomness)
+        over(member.name)
         try:
             await asyncio.sleep(self._randomness.uniform(1.0, 8.0))
         finally:
             member.heal()
             member.is_struck = False
-        return member.name, at

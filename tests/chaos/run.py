@@ -24,13 +24,18 @@ from .fleet import Fleet
 from .servers import OneServer, Servers, ThreeServers
 from .workloads import CANARY, workflows
 
-PER_SECOND = 11.0
+#: Executions that all clients together start in a second.
+PER_SECOND = 22.0
 #: Everything ends within this time after the last fault: leases of dead agents, one after the other, among it.
 SETTLE_S = 150.0
 CANARY_S = 90.0
 #: A process that is frozen between looking and writing its journal seems to begin late by as much as it slept.
 JOURNAL_SKEW_S = 1.0
-FAULTS_OF_TIME = 0.6
+#: What a run takes before its first fault and after its last, about; half of it at most.
+REST_S = 60.0
+CLIENTS = 2
+#: A disk is filled to the brim, and it is memory: no larger than what a run writes.
+DISK_MB, DISK_MB_A_MINUTE = 512, 40
 SHARDS = 4
 
 
@@ -62,13 +67,15 @@ class Report:
 
 
 class Run:
-    def __init__(self, seed: int, replicas: int, minutes: float, folder: Path) -> None:
+    def __init__(self, seed: int, replicas: int, minutes: float, folder: Path, per_second: float = PER_SECOND) -> None:
         self._seed = seed
         self._minutes = minutes
+        self._per_second = per_second
         self.folder = folder
-        self._disk = Disk(folder / "disk", 1024 + int(200 * minutes))
-        store = self._disk.path / "store"
-        self._servers: Servers = OneServer(store) if replicas == 1 else ThreeServers(store)
+        megabytes = DISK_MB + int(DISK_MB_A_MINUTE * minutes)
+        self._disks = [Disk(folder / f"disk-{number}", megabytes) for number in range(replicas)]
+        stores = [disk.path / "store" for disk in self._disks]
+        self._servers: Servers = OneServer(stores[0]) if replicas == 1 else ThreeServers(stores)
         self._fleet = Fleet(folder)
         self.report = Report(seed, replicas, folder)
         self._canaries: set[asyncio.Task[None]] = set()
@@ -86,16 +93,18 @@ class Run:
             await self._connections.aclose()
             await self._fleet.close()
             await self._servers.close()
-            self._disk.close()
+            for disk in self._disks:
+                disk.close()
         return self.report
 
     async def _begin(self) -> None:
-        for role, count in (("coordinator", 2), ("agent", 2), ("plain_agent", 2), ("client", 2)):
+        for role, count in (("coordinator", 2), ("agent", 2), ("plain_agent", 2), ("client", CLIENTS)):
             for number in range(count):
                 options: tuple[str, ...] = ()
                 if role == "client":
                     # Each run of a client has a seed of its own, else it would start the same ids again.
-                    options = ("--seed", f"{self._seed}{number}{{run}}", "--per-second", str(PER_SECOND))
+                    rate = str(self._per_second / CLIENTS)
+                    options = ("--seed", f"{self._seed}{number}{{run}}", "--per-second", rate)
                 await self._fleet.add(role, self._servers.targets, self._servers.token, *options)
         for member in self._fleet.of("coordinator"):
             member.start()
@@ -119,8 +128,9 @@ class Run:
                 await asyncio.sleep(0.2)
 
     async def _break(self) -> None:
-        faults = Faults(self._fleet, self._servers, self._disk, random.Random(self._seed), self._on_over)
-        until = time.monotonic() + self._minutes * 60 * FAULTS_OF_TIME
+        faults = Faults(self._fleet, self._servers, self._disks, random.Random(self._seed), self._on_over)
+        whole_s = self._minutes * 60
+        until = time.monotonic() + max(whole_s / 2, whole_s - REST_S)
         try:
             await faults.run(until)
         finally:
@@ -131,6 +141,8 @@ class Run:
         self._began = faults.began
 
     def _on_over(self, strike: Strike) -> None:
+        with (self.folder / "strikes").open("a") as file:
+            file.write(f"{strike.at:.2f} {strike.over_at:.2f} {strike.kind}: {strike.victim}\n")
         task = asyncio.create_task(self._canary(strike))
         self._canaries.add(task)
         task.add_done_callback(self._canaries.discard)

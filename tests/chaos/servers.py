@@ -110,7 +110,7 @@ class ThreeServers:
 
     count = 3
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, stores: list[Path]) -> None:
         self.token = secrets.token_urlsafe(16)
         self._binary = str(find_server().path)
         self._name = f"imx{os.getpid() % 100_000}"
@@ -119,7 +119,7 @@ class ThreeServers:
         for number in range(self.count):
             host = f"{NETWORK}.{number + 2}" if self.is_divisible else "127.0.0.1"
             port, route_port = (4222, 6222) if self.is_divisible else (_free_port(), _free_port())
-            self._nodes.append(_Node(number, host, port, route_port, store / f"node-{number}"))
+            self._nodes.append(_Node(number, host, port, route_port, stores[number]))
 
     @property
     def targets(self) -> list[tuple[str, int]]:
