@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_actors.errors import InfinityMatrixError, StorageUnavailable
 
 from infinity_matrix_bus.codec import decode_record, encode
 from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session, SessionLost
@@ -21,6 +21,9 @@ STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 NO_MESSAGE = 10037
 NAME_IN_USE = 10058
+#: A cluster elects a leader; nothing was done.
+TEMPORARILY_UNAVAILABLE = 10008
+ELECTION_RETRY_S = 0.25
 #: What the server answers to at most in one multi_last; more is error 413.
 MULTI_LAST_MAX = 1024
 #: A multi_last goes on in a further request beyond this; the server itself would end an answer, as if it were whole,
@@ -35,6 +38,10 @@ class JetStreamError(InfinityMatrixError):
         self.code = code
         self.description = description
         super().__init__(f"{request}: {description} ({code})")
+
+
+class NoLeader(JetStreamError, StorageUnavailable):
+    """Raised when a stream has no leader for now: a cluster elects one within seconds. Try again."""
 
 
 #: All headers of a message that had none of its own; an eighth of the time that taking any block apart takes.
@@ -61,16 +68,27 @@ class JetStreamApi:
         self._session = session
 
     async def call(self, request: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
-        """One request; raises JetStreamError, and code 503 when the server has no JetStream."""
+        """One request, again while a cluster elects a leader; raises JetStreamError, and NoLeader after `timeout_s`.
+
+        Code 503 when the server has no JetStream.
+        """
         payload = b"" if body is None else encode(body)
-        try:
-            record = decode_record(await self._session.request(f"{API_PREFIX}.{request}", payload, timeout_s))
-        except NoResponders:
-            raise JetStreamError(request, 503, "the server has JetStream switched off, or no leader") from None
-        error = record.get("error")
-        if error:
-            raise JetStreamError(request, int(error.get("err_code", 0)), str(error.get("description", "")))
-        return record
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + timeout_s
+        while True:
+            try:
+                record = decode_record(await self._session.request(f"{API_PREFIX}.{request}", payload, timeout_s))
+            except NoResponders:
+                raise JetStreamError(request, 503, "the server has JetStream switched off, or no leader") from None
+            error = record.get("error")
+            if not error:
+                return record
+            code, description = int(error.get("err_code", 0)), str(error.get("description", ""))
+            if code != TEMPORARILY_UNAVAILABLE:
+                raise JetStreamError(request, code, description)
+            if loop.time() + ELECTION_RETRY_S > ends_at:
+                raise NoLeader(request, code, description)
+            await asyncio.sleep(ELECTION_RETRY_S)
 
     async def create_stream(self, config: dict[str, Any]) -> dict[str, Any]:
         return await self.call(f"STREAM.CREATE.{config['name']}", config)
@@ -127,7 +145,7 @@ class JetStreamApi:
         """The last message on each subject that matches, in stream order; None when they are more than 1,024.
 
         A direct get: on a replicated stream a follower may answer that has not seen the latest writes. Raises
-        JetStreamError (503 when there is no such stream, or no leader), RequestTimeout and SessionLost.
+        JetStreamError (NoLeader when there is none, or no such stream), RequestTimeout and SessionLost.
         """
         return await _DirectGet(self._session, stream, subjects).read()
 
@@ -184,7 +202,7 @@ class _DirectGet:
             raise SessionLost("the connection was lost during a read")
         code, description, _ = _read_status(headers)
         if code == 503:
-            raise JetStreamError(self._subject, code, "no such stream, or it has no leader")
+            raise NoLeader(self._subject, code, "no such stream, or it has no leader")
         if code not in (204, 404, 413):
             raise JetStreamError(self._subject, code, description)
         return headers

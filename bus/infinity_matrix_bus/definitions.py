@@ -139,7 +139,10 @@ class DefinitionStore:
             found = await reads.read(self._stream, f"{self._keys}name.{workflow}")
         except JetStreamError as error:
             raise StorageUnavailable(f"the definitions could not be reached: {error}") from error
-        return Deployment.read(workflow, found[0].data) if found and found[0].data else None
+        if not found:
+            # In a cluster a replica may answer that has not seen it yet; the leader has.
+            return await self.deployment(workflow)
+        return Deployment.read(workflow, found[0].data) if found[0].data else None
 
     async def disarm(self, workflow: str) -> bool:
         """Takes a workflow's triggers down; answers whether it was deployed."""

@@ -276,6 +276,9 @@ class Operations:
         store = await self._checkpoints(execution)
         checkpoint = await store.read(execution)
         if checkpoint is None:
+            if await self.started_of(execution) is not None:
+                # In a cluster the facts are read from any replica, and this one lags.
+                raise StorageUnavailable(f"the replica that answered has not seen {execution} yet; try again")
             raise UnknownExecution(execution)
         plan = await self.plan(checkpoint.definition)
         try:

@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from infinity_matrix_actors.errors import InfinityMatrixError, StorageUnavailable
+from infinity_matrix_bus.api import NoLeader
 from infinity_matrix_bus.session import RequestTimeout, SessionLost
 
 #: Losses in a row, each soon after the one before, after which the last is raised.
 LOSSES_MAX = 5
 LOSS_DELAY_S = 0.1
+#: An election takes seconds.
+ELECTION_DELAY_S = 1.0
 #: A loss this long after the one before is the first of a new row.
 FORGIVEN_AFTER_S = 30.0
 LOSSES = (SessionLost, RequestTimeout, StorageUnavailable)
@@ -34,7 +37,8 @@ class Patience:
         self._lost_at = now
         if self._losses >= LOSSES_MAX:
             raise loss
-        await asyncio.sleep(LOSS_DELAY_S * self._losses)
+        delay_s = ELECTION_DELAY_S if isinstance(loss, NoLeader) else LOSS_DELAY_S
+        await asyncio.sleep(delay_s * self._losses)
 
 
 async def patiently(call: Callable[[], Awaitable[Answer]]) -> Answer:

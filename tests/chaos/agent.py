@@ -7,7 +7,7 @@ from pathlib import Path
 from effects import Journal, Outside
 from infinity_matrix.agents import Agent, Failure, Work, serve_agents
 
-from .behaviour import fails, seconds
+from .behaviour import fails, result, seconds
 from .workloads import CANARY, SDK
 
 
@@ -24,7 +24,7 @@ class Handler:
         if has_effect and not self._outside.do(work):
             raise Failure("undone", "it was undone before it was done", retryable=False)
         await asyncio.sleep(seconds(work.record))
-        return work.task
+        return result(work.record)
 
 
 async def main() -> None:

@@ -19,6 +19,13 @@ def fails(record: dict[str, Any]) -> bool:
     return lot(record, "fails") < record["config"].get("errors", 0.0)
 
 
+def result(record: dict[str, Any]) -> str:
+    """What it gives: its task's name, `bytes` long where it is to be so long, and then its own."""
+    size = int(record["config"].get("bytes", 0))
+    words = f"{record['task']} of {record['execution']} "
+    return words * (size // len(words)) if size else str(record["task"])
+
+
 def seconds(record: dict[str, Any]) -> float:
     """How long it takes."""
     config = record["config"]

@@ -8,6 +8,8 @@ SDK, PLAIN = "chaos-sdk", "chaos-plain"
 CANARY = "canary"
 RETRY = {"max_attempts": 6, "backoff": "exponential", "initial_delay": 0.2, "max_delay": 2.0}
 GRACE_S = 3
+#: More than stands in a message.
+LARGE_BYTES = 300_000
 SIGNAL = "go"
 
 
@@ -79,6 +81,8 @@ def workflows() -> dict[str, Workflow]:
             ],
         ),
         Workflow("child", tasks=[_task("x"), _task("y", "x", agent=PLAIN, config={"errors": 0.1})]),
+        # Its results are artifacts, and so is what the last task is given.
+        Workflow("large", tasks=[_task("a", config={"bytes": LARGE_BYTES}), _task("b", "a"), _task("c", "a", "b")]),
         Workflow("parent", tasks=[_task("a"), Task("run", workflow="child", depends_on=["a"]), _task("b", "run")]),
     ]
     return {workflow.name: workflow for workflow in made}
@@ -96,4 +100,5 @@ WEIGHTS = {
     "sleeps": 2,
     "maps": 1,
     "parent": 1,
+    "large": 0.2,
 }
