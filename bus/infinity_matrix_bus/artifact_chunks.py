@@ -31,14 +31,22 @@ class ChunkWriter:
         self._changed = asyncio.Event()
 
     async def write(self, data: bytes, chunk_bytes: int) -> None:
-        """Returns once all are stored; raises JetStreamError, RequestTimeout, SessionLost."""
+        """Returns once all are stored; raises JetStreamError, RequestTimeout, SessionLost.
+
+        When it raises, the server has answered every chunk that was sent, unless it answers none: a purge that made
+        room among chunks still under way would let the later ones in.
+        """
         for start in range(0, len(data), chunk_bytes):
             await self._until(CHUNKS_IN_FLIGHT_MAX - 1)
+            if self._problem is not None:
+                break
             self._publisher.publish(self._subject, data[start : start + chunk_bytes], self._on_ack)
         await self._until(0)
+        if self._problem is not None:
+            raise self._error(self._problem)
 
     async def _until(self, in_flight_max: int) -> None:
-        while self._problem is None and self._publisher.in_flight > in_flight_max:
+        while self._publisher.in_flight > in_flight_max:
             self._changed.clear()
             # The publisher gives up on each after 5 s, so this ends; the deadline is for what nobody thought of.
             try:
@@ -46,13 +54,13 @@ class ChunkWriter:
                     await self._changed.wait()
             except TimeoutError:
                 raise RequestTimeout(f"no answer on {self._subject} within {TIMEOUT_S:g} s") from None
-        if self._problem is None:
-            return
-        if self._problem.fate is Fate.REFUSED:
-            raise JetStreamError(self._subject, 0, self._problem.reason)
+
+    def _error(self, problem: Ack) -> JetStreamError | SessionLost | RequestTimeout:
+        if problem.fate is Fate.REFUSED:
+            return JetStreamError(self._subject, 0, problem.reason)
         if self._session.is_lost:
-            raise SessionLost("the connection was lost while an artifact was stored")
-        raise RequestTimeout(f"a chunk on {self._subject} was not confirmed")
+            return SessionLost("the connection was lost while an artifact was stored")
+        return RequestTimeout(f"a chunk on {self._subject} was not confirmed")
 
     def _on_ack(self, ack: Ack) -> None:
         if ack.fate is not Fate.STORED and self._problem is None:

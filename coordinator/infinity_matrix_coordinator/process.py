@@ -28,8 +28,9 @@ from infinity_matrix_coordinator.operations import Operations
 from infinity_matrix_coordinator.purging import PURGE_AGE_MIN_S
 from infinity_matrix_coordinator.schedules import Schedules
 from infinity_matrix_coordinator.service import ApiService
-from infinity_matrix_coordinator.shard import SWEEP_INTERVAL_S, Shard
+from infinity_matrix_coordinator.shard import Shard
 from infinity_matrix_coordinator.standing_service import StandingService
+from infinity_matrix_coordinator.sweep import SWEEP_INTERVAL_S
 from infinity_matrix_coordinator.triggers import Triggers
 
 RESTART_DELAY_S = 0.2

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 from infinity_matrix_actors.effect import Arm, CloseAttempt, Effect
 from infinity_matrix_actors.errors import InfinityMatrixError
@@ -27,7 +28,6 @@ from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.backlog import Attempt
-from infinity_matrix_coordinator.begun_again import begun_again
 from infinity_matrix_coordinator.checkpoint_store import CheckpointStore
 from infinity_matrix_coordinator.checkpoints import CHECKPOINT_AFTER_S, Checkpoints
 from infinity_matrix_coordinator.clock import StreamClock
@@ -41,13 +41,10 @@ from infinity_matrix_coordinator.performer import FRESH_S, Performer
 from infinity_matrix_coordinator.purging import PURGE_AGE_MIN_S, Purging
 from infinity_matrix_coordinator.quiet import QuietAttempts
 from infinity_matrix_coordinator.refolding import Refolding
-from infinity_matrix_coordinator.repairs import BATCH_MAX, Repairs
-from infinity_matrix_coordinator.slots import KEY_PREFIX, SlotKeys, Ticket
-from infinity_matrix_coordinator.worn import WornWorks
+from infinity_matrix_coordinator.repairs import Repairs
+from infinity_matrix_coordinator.slots import KEY_PREFIX, SlotKeys
+from infinity_matrix_coordinator.sweep import SWEEP_INTERVAL_S, ConsumerMender, Sweep
 
-SWEEP_INTERVAL_S = 30.0
-#: Work younger than this is not swept: its publish may be under way.
-SWEEP_AGE_MIN_S = 5.0
 #: An overdue timer fires only after its owner has been at the head for this long.
 OVERDUE_WAIT_S = 5.0
 DEFINITION_RETRY_S = 0.25
@@ -57,7 +54,6 @@ TICK_S = 1.0
 log = get_logger("infinity_matrix.coordinator")
 
 PlanLoader = Callable[[Session, str], Awaitable[Plan | None]]
-ConsumerMender = Callable[[Session, set[str]], Awaitable[None]]
 
 
 class Shard:
@@ -88,16 +84,14 @@ class Shard:
         self._artifacts = artifacts
         self._plans = plans
         self._load_plan = load_plan
-        self._mend_consumers = mend_consumers
-        self._sweep_interval_s = sweep_interval_s
         self._loop = asyncio.get_running_loop()
         self.clock = StreamClock()
         self.mailbox = Mailbox(plans.get)
         self._repairs = Repairs(self._api, subjects, self)
         self._quiet = QuietAttempts(self._api, subjects, self.clock, self._on_quiet, self._sequence_of)
         self._heartbeats = Heartbeats(session, subjects, self.clock, self._on_heartbeat)
-        self._worn = WornWorks(session, subjects, self.clock, self._begun_again, self._condemn)
         self.slots = SlotKeys(subjects, shards, outbox)
+        self._sweep = Sweep(session, subjects, shards, self, self._repairs, mend_consumers, sweep_interval_s)
         self._checkpoint_store = store = CheckpointStore(session, subjects, number, artifacts)
         self.checkpoints = Checkpoints(store, self, self._api, subjects, number, checkpoint_after_s)
         activate = self.checkpoints.activate
@@ -158,7 +152,7 @@ class Shard:
             for name, work in (
                 ("tick", self._tick()),
                 ("repairs", self._repairs.run()),
-                ("sweep", self._sweep()),
+                ("sweep", self._sweep.run()),
                 ("definitions", self._load_definitions()),
                 ("reopening", self._reopen()),
                 ("quiet", self._quiet.run()),
@@ -227,7 +221,7 @@ class Shard:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._worn.close()
+        await self._sweep.close()
         await self.performer.close()
         if self._reader is not None:
             await self._reader.close()
@@ -452,6 +446,13 @@ class Shard:
         if self.agent_of(attempt) is not None and not self._session.is_lost:
             self.performer.publish_repair(self.mailbox.executions[attempt[0]], attempt[1])
 
+    def heed(self, info: dict[str, Any]) -> None:
+        """Learns the time from what the server says of the log, and ends this owner when it is another log."""
+        self._learn_time(info)
+        if self._identity is not None and info.get("created") != self._identity.created:
+            log.error("log_was_replaced", shard=self.number)
+            self._over.set()
+
     async def read_to_head(self) -> None:
         """Returns once everything that is in the log now is folded; raises RequestTimeout."""
         head = await self._api.last_sequence(self._stream)
@@ -466,54 +467,12 @@ class Shard:
             except TimeoutError:
                 raise RequestTimeout(f"{self._stream} was not read to {head} within {HEAD_TIMEOUT_S:g} s") from None
 
-    async def _sweep(self) -> None:
-        """Repairs dispatched attempts that are absent from `IM_WORK`: acked too early, purged, lost with the stream."""
-        while True:
-            await asyncio.sleep(self._sweep_interval_s)
-            if not self.is_live:
-                continue
-            try:
-                info = await self._api.stream_info(self._stream) or {}
-                self._learn_time(info)
-                if self._identity is not None and info.get("created") != self._identity.created:
-                    log.error("log_was_replaced", shard=self.number)
-                    self._over.set()
-                self.mailbox.drop_orphans(self.clock.now())
-                await self.slots.sweep(self._api, self.clock.now(), self._has_finished)
-                age_s = min(SWEEP_AGE_MIN_S, self._sweep_interval_s)
-                young = self.clock.now() - age_s
-                waited_for = self.mailbox.open_attempts(young)
-                await self._mend_consumers(self._session, set(waited_for))
-                await self._worn.look(waited_for, self._sweep_interval_s)
-                attempts = [
-                    (execution.id, task, actor.attempt)
-                    for execution in list(self.mailbox.executions.values())
-                    for task in (*execution.open, *execution.notices)
-                    if ((actor := execution.tasks[task]).dispatched_at or 0.0) < young
-                ]
-                for start in range(0, len(attempts), BATCH_MAX):
-                    for attempt in await self._repairs.absent(attempts[start : start + BATCH_MAX]):
-                        self._repairs.add(attempt)
-            except InfinityMatrixError as error:
-                log.info("sweep_postponed", shard=self.number, reason=str(error))
-
-    async def _begun_again(self, attempt: Attempt) -> int | None:
-        execution = self.mailbox.executions.get(attempt[0])
-        if execution is None:
-            return None
-        return await begun_again(self._session, self._subjects, execution.plan.definition.name, *attempt)
-
-    def _condemn(self, attempt: Attempt, error: TaskError) -> None:
+    def condemn(self, attempt: Attempt, error: TaskError) -> None:
         """Closes an attempt whose work kills agents."""
         if self.agent_of(attempt) is not None:
             _, task, number = attempt
             effects: list[Effect] = [CloseAttempt(task, number, error), Arm(task, self.clock.now() + CLOSE_AGAIN_S)]
             self._perform_now(self.mailbox.executions[attempt[0]], effects)
-
-    async def _has_finished(self, ticket: Ticket) -> bool:
-        shard = shard_of(ticket.execution, self._shards)
-        subject = self._subjects.finished(shard, ticket.execution, ticket.n)
-        return await self._api.last_message(self._subjects.facts_stream(shard), subject) is not None
 
     def _on_heartbeat(self, attempt: Attempt, seen_at: float | None) -> None:
         execution = self.mailbox.executions.get(attempt[0])

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 
 import pytest
 from harness import World, all_finished, consumer_is_there, say, seeded, started, until
@@ -11,6 +12,7 @@ from infinity_matrix.workflow import Task, Workflow
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.session import Endpoint, Session
 from infinity_matrix_coordinator.process import Coordinator
+from nats.aio.client import Client as Nats
 from plain import connected, one_work, serving
 
 EXECUTIONS_WITH_SERVER_KILLED = 300
@@ -50,6 +52,42 @@ async def test_work_that_is_acked_without_an_outcome_is_published_again_and_says
         await again.ack()
         await world.agent("worker")
         assert (await client.wait(execution, 10.0)).status == "completed"
+
+
+async def test_work_that_is_acked_and_that_a_killed_server_brings_back_is_published_again(world: World) -> None:
+    coordinator = await world.coordinator(sweep_interval_s=SWEEP_S)
+    async with world.client():
+        execution = await two_tasks("brought-back").start()
+        async with connected(world.server.connect_url) as nats:
+            await consumer_is_there(nats, "worker")
+            await until_queued(nats, 1)
+        coordinator.kill()
+    await world.server.stop()
+    # The server writes the acks of a consumer and the removal of messages one after the other: as if killed between.
+    [messages] = world.server.store.rglob("IM_WORK/msgs")
+    saved = shutil.copytree(messages, world.folder / "msgs")
+    await world.server.start()
+    async with connected(world.server.connect_url) as nats:
+        await (await one_work(nats.jetstream(), "worker")).ack_sync()
+        await until_queued(nats, 0)
+    await world.server.stop()
+    shutil.rmtree(messages)
+    shutil.copytree(saved, messages)
+    await world.server.start()
+    async with connected(world.server.connect_url) as nats:
+        await until_queued(nats, 1)
+        assert (await nats.jetstream().consumer_info("IM_WORK", "worker")).num_pending == 0
+    await world.coordinator(sweep_interval_s=SWEEP_S)
+    await world.agent("worker")
+    async with world.client() as client:
+        assert (await client.wait(execution, 15.0)).status == "completed"
+
+
+async def until_queued(nats: Nats, works: int) -> None:
+    async def are_queued() -> bool:
+        return (await nats.jetstream().stream_info("IM_WORK")).state.messages == works
+
+    await until(are_queued, 10.0, f"{works} works being queued")
 
 
 async def test_executions_complete_although_all_work_is_purged(world: World) -> None:

@@ -200,9 +200,16 @@ MUTANTS = (
     # Rule 7: the sweep.
     Mutant(
         "no sweep",
-        f"{COORDINATOR}/shard.py",
-        "                        self._repairs.add(attempt)\n",
-        "                        pass\n",
+        f"{COORDINATOR}/sweep.py",
+        "                self._repairs.add(attempt)\n",
+        "                pass\n",
+        TRACES,
+    ),
+    Mutant(
+        "work that is acked and that a killed server brings back stays in the queue",
+        f"{COORDINATOR}/leftovers.py",
+        "if floor >= first and pattern:",
+        "if floor > 1 << 62:",
         TRACES,
     ),
     # The log.

@@ -213,8 +213,11 @@ class Consumer:
             self.pending.pop(sequence, None)
             self.counts.pop(sequence, None)
 
-    def crash(self, since_ns: int, *, forgets_counts: bool) -> None:
-        """What was delivered just before is forgotten, and of the rest perhaps how often."""
+    def crash(self, since_ns: int, *, forgets_counts: bool, keeps_acks: bool = False) -> int:
+        """What was delivered just before is forgotten, and of the rest perhaps how often.
+
+        Answers how many messages came back that stay acked: nobody will be given them.
+        """
         for pull in self.pulls:
             pull.is_over = True
         self.pulls.clear()
@@ -229,17 +232,27 @@ class Consumer:
             self.counts.clear()
         # What came back with its ack forgotten lies before what was delivered: it is pending again.
         now_ns = self._server.now_ns()
+        kept = 0
         for sequence in self.stream.sequences:
             if sequence <= self.delivered_stream and sequence not in self.pending and self._is_mine(sequence):
-                self.pending[sequence] = Pending(0, now_ns, now_ns + self.ack_wait_ns)
+                if keeps_acks:
+                    kept += 1
+                else:
+                    self.pending[sequence] = Pending(0, now_ns, now_ns + self.ack_wait_ns)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        return kept
 
     def restart(self) -> None:
         """The server is up again."""
         self._is_held = False
         self._set_timer()
+
+    def _floor(self) -> int:
+        """Up to here everything is acked or gone."""
+        unsettled = [*self.pending, *self.again]
+        return min(unsettled) - 1 if unsettled else self.delivered_stream
 
     def _is_mine(self, sequence: int) -> bool:
         message = self.stream.messages[sequence]
@@ -307,7 +320,7 @@ class Consumer:
             "name": self.name,
             "config": self.config,
             "delivered": {"consumer_seq": self.delivered_consumer, "stream_seq": self.delivered_stream},
-            "ack_floor": {"consumer_seq": 0, "stream_seq": 0},
+            "ack_floor": {"consumer_seq": 0, "stream_seq": self._floor()},
             "num_ack_pending": len(self.pending),
             "num_redelivered": sum(1 for count in self.counts.values() if count > 1),
             "num_waiting": len(self.pulls),

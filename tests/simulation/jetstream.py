@@ -56,6 +56,8 @@ class Faults:
         self.counts: dict[str, int] = {}
         self.lost_acks = 0.0
         self.lost_replies = 0.0
+        #: How likely it is that a crash forgets the removal of what was acked, and not the ack.
+        self.kept_acks = 0.3
         #: Bulk reads show the streams as they were this long ago.
         self.read_lag_ns = 0
         #: These consumers, or all of these streams, deliver nothing until then.
@@ -99,6 +101,7 @@ class JetStream:
             ),
             "STREAM.PURGE": self._purge,
             "STREAM.MSG.GET": self._get,
+            "STREAM.MSG.DELETE": self._delete,
             "CONSUMER.CREATE": self._create_consumer,
             "CONSUMER.DURABLE.CREATE": self._create_consumer,
             "CONSUMER.INFO": lambda rest, body: self._consumer_info(self._consumer(rest)),
@@ -285,6 +288,8 @@ class JetStream:
         stream = self._stream(rest)
         if body.get("last_by_subj"):
             message = stream.last(str(body["last_by_subj"]))
+        elif body.get("next_by_subj"):
+            message = stream.after(int(body.get("seq") or 1) - 1, [str(body["next_by_subj"])])
         else:
             message = stream.messages.get(int(body.get("seq") or 0))
         self.on_operation("get", str(body.get("last_by_subj") or body.get("seq")), message and message.sequence)
@@ -300,6 +305,15 @@ class JetStream:
         if message.data:
             record["data"] = base64.b64encode(message.data).decode()
         return {"message": record}
+
+    def _delete(self, rest: list[str], body: Json) -> Json:
+        stream = self._stream(rest)
+        sequence = int(body.get("seq") or 0)
+        if stream.remove(sequence, "", self.now_ns()) is None:
+            raise ApiError(404, 10043, "sequence not found")
+        for consumer in self._of_stream[stream.name].values():
+            consumer.removed([sequence])
+        return {"success": True}
 
     # Direct gets.
 
@@ -388,8 +402,10 @@ class JetStream:
             self.faults.count("lost derived message", lost)
         since_ns = now_ns - round(random.random() * FORGOTTEN_NS)
         forgets_counts = random.random() < 0.5
+        keeps_acks = Random(now_ns).random() < self.faults.kept_acks
         for consumer in self.consumers.values():
-            consumer.crash(since_ns, forgets_counts=forgets_counts)
+            kept = consumer.crash(since_ns, forgets_counts=forgets_counts, keeps_acks=keeps_acks)
+            self.faults.count("removal forgotten, ack kept", kept)
 
     def restart(self) -> None:
         """The server is up again."""
@@ -419,7 +435,14 @@ def _split(request: str) -> tuple[str, list[str]]:
 _VERBS = frozenset(
     (
         *("INFO", "STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.INFO", "STREAM.NAMES", "STREAM.LIST"),
-        *("STREAM.PURGE", "STREAM.MSG.GET", "DIRECT.GET", "CONSUMER.CREATE", "CONSUMER.DURABLE.CREATE"),
+        *(
+            "STREAM.PURGE",
+            "STREAM.MSG.GET",
+            "STREAM.MSG.DELETE",
+            "DIRECT.GET",
+            "CONSUMER.CREATE",
+            "CONSUMER.DURABLE.CREATE",
+        ),
         *("CONSUMER.INFO", "CONSUMER.DELETE", "CONSUMER.LIST", "CONSUMER.MSG.NEXT"),
     )
 )

@@ -185,6 +185,19 @@ def test_5_a_repair_is_not_swallowed_by_the_window_of_msg_ids() -> None:
         assert trace.world.faults.counts["acked too early"] == 1
 
 
+def test_5_work_that_a_killed_server_brings_back_as_acked_is_published_again() -> None:
+    with traced({("a", 1): [("acks early", 0.0), ("ok", 0.0)]}) as trace:
+        definition = ready(trace, task("a", agent=PLAIN))
+        trace.world.faults.kept_acks = 1.0
+        trace.on("ack", f"IM_WORK.{PLAIN}", lambda: trace.world.crash_server(0.3, Random(1)))
+        trace.plain_agent()
+        trace.start(definition)
+        assert trace.ended(within_s=70.0).state == "completed"
+        assert trace.world.faults.counts["removal forgotten, ack kept"] == 1
+        trace.run(60.0)
+        assert trace.work() == []
+
+
 def test_6_a_first_delivery_by_its_count_is_not_believed_of_a_consumer_that_was_made_again() -> None:
     with traced() as trace:
         definition = ready(trace, task("a"))

@@ -1,0 +1,119 @@
+"""The sweep of one shard: every while it looks for what was lost without anybody being told.
+
+Work that is acked too early, purged, or gone with its stream is published again; consumers that are gone are made
+again; slots whose holder has ended are freed; works that kill their agents, and works nobody is given any more, are
+taken out.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_actors.fact import TaskError
+from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.log import get_logger
+from infinity_matrix_bus.session import Session
+from infinity_matrix_bus.subjects import Subjects, shard_of
+
+from infinity_matrix_coordinator.backlog import Attempt
+from infinity_matrix_coordinator.begun_again import begun_again
+from infinity_matrix_coordinator.clock import StreamClock
+from infinity_matrix_coordinator.leftovers import Leftovers
+from infinity_matrix_coordinator.mailbox import Mailbox
+from infinity_matrix_coordinator.repairs import BATCH_MAX, Repairs
+from infinity_matrix_coordinator.slots import SlotKeys, Ticket
+from infinity_matrix_coordinator.worn import WornWorks
+
+SWEEP_INTERVAL_S = 30.0
+#: Work younger than this is not swept: its publish may be under way.
+SWEEP_AGE_MIN_S = 5.0
+ConsumerMender = Callable[[Session, set[str]], Awaitable[None]]
+log = get_logger("infinity_matrix.coordinator")
+
+
+class SweptShard(Protocol):
+    """What a sweep needs of its shard."""
+
+    number: int
+    is_live: bool
+    clock: StreamClock
+    mailbox: Mailbox
+    slots: SlotKeys
+
+    def heed(self, info: dict[str, Any]) -> None:
+        """Learns from what the server says of the log."""
+
+    def condemn(self, attempt: Attempt, error: TaskError) -> None:
+        """Closes an attempt whose work kills agents."""
+
+
+class Sweep:
+    """Sweeps one shard, and the first shard's also what belongs to none."""
+
+    def __init__(
+        self,
+        session: Session,
+        subjects: Subjects,
+        shards: int,
+        shard: SweptShard,
+        repairs: Repairs,
+        mend_consumers: ConsumerMender,
+        interval_s: float,
+    ) -> None:
+        self._session = session
+        self._subjects = subjects
+        self._shards = shards
+        self._shard = shard
+        self._repairs = repairs
+        self._mend_consumers = mend_consumers
+        self._interval_s = interval_s
+        self._api = JetStreamApi(session)
+        self._worn = WornWorks(session, subjects, shard.clock, self._begun_again, shard.condemn)
+        self._leftovers = Leftovers(self._api, subjects) if shard.number == 0 else None
+
+    async def run(self) -> None:
+        """Sweeps every `interval_s` while the shard is live, until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            if not self._shard.is_live:
+                continue
+            try:
+                await self._once()
+            except InfinityMatrixError as error:
+                log.info("sweep_postponed", shard=self._shard.number, reason=str(error))
+
+    async def close(self) -> None:
+        await self._worn.close()
+
+    async def _once(self) -> None:
+        shard = self._shard
+        shard.heed(await self._api.stream_info(self._subjects.facts_stream(shard.number)) or {})
+        shard.mailbox.drop_orphans(shard.clock.now())
+        await shard.slots.sweep(self._api, shard.clock.now(), self._has_finished)
+        young = shard.clock.now() - min(SWEEP_AGE_MIN_S, self._interval_s)
+        waited_for = shard.mailbox.open_attempts(young)
+        await self._mend_consumers(self._session, set(waited_for))
+        await self._worn.look(waited_for, self._interval_s)
+        if self._leftovers is not None:
+            await self._leftovers.take_out()
+        attempts = [
+            (execution.id, task, actor.attempt)
+            for execution in list(shard.mailbox.executions.values())
+            for task in (*execution.open, *execution.notices)
+            if ((actor := execution.tasks[task]).dispatched_at or 0.0) < young
+        ]
+        for start in range(0, len(attempts), BATCH_MAX):
+            for attempt in await self._repairs.absent(attempts[start : start + BATCH_MAX]):
+                self._repairs.add(attempt)
+
+    async def _has_finished(self, ticket: Ticket) -> bool:
+        shard = shard_of(ticket.execution, self._shards)
+        subject = self._subjects.finished(shard, ticket.execution, ticket.n)
+        return await self._api.last_message(self._subjects.facts_stream(shard), subject) is not None
+
+    async def _begun_again(self, attempt: Attempt) -> int | None:
+        execution = self._shard.mailbox.executions.get(attempt[0])
+        if execution is None:
+            return None
+        return await begun_again(self._session, self._subjects, execution.plan.definition.name, *attempt)
