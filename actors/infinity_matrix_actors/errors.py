@@ -244,6 +244,19 @@ class RestoreRefused(InfinityMatrixError):
     """Raised when a restore would overwrite what is there, or go on under a coordinator. Make room, or insist."""
 
 
+class PurgeRefused(InfinityMatrixError):
+    """Raised when who asks may not read the installation's secret: an end that was forged would look like any other.
+
+    Ask as a user who may, or a coordinator (`im.api.purge`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a purge needs to tell ends from forged ones: this user may not read the secret in IM_INSTALLATION "
+            "(ask as one who may, or a coordinator: im.api.purge)"
+        )
+
+
 class NotAnAssignee(InfinityMatrixError):
     """Raised when a decision is made by somebody it was not asked of. One of the assignees must decide."""
 
@@ -268,7 +281,7 @@ class LogFull(StorageUnavailable):
         self.filled = filled
         super().__init__(
             f"{stream} is {filled:.0%} full, and above {limit:.0%} nothing is started, so that what runs can end "
-            f"(give it more room: nats stream edit {stream} --max-bytes=..., or wait until old facts are gone)"
+            f"(give it more room: nats stream edit {stream} --max-bytes=..., or take out what ended: imx purge)"
         )
 
 

@@ -142,6 +142,10 @@ class Subjects:
     def command(self, shard: int, execution: str, kind: str, id: str) -> str:
         return f"{self._facts}{shard}.{execution}.command.{kind}.{id}"
 
+    def commands_of(self, shard: int, execution: str) -> str:
+        """The commands of one execution."""
+        return f"{self._facts}{shard}.{execution}.command.>"
+
     def finished(self, shard: int, execution: str, n: int) -> str:
         return self._capable(f"{self._facts}{shard}.{execution}.finished.{n}")
 

@@ -12,6 +12,7 @@ from infinity_matrix_coordinator.forks import Forks
 from infinity_matrix_coordinator.lineage import lineage_of
 from infinity_matrix_coordinator.listing import LISTED_STATES, Selection
 from infinity_matrix_coordinator.operations import Operations
+from infinity_matrix_coordinator.purges import Purges
 from infinity_matrix_coordinator.requests import (
     BadRequest,
     Verb,
@@ -19,6 +20,7 @@ from infinity_matrix_coordinator.requests import (
     limit,
     optional_number,
     optional_text,
+    optional_texts,
     text,
 )
 from infinity_matrix_coordinator.runs import IfExists, Runs
@@ -26,6 +28,8 @@ from infinity_matrix_coordinator.versions import Versions
 
 #: Executions in an answer of `list`, unless the request says otherwise.
 LIST_LIMIT = 100
+#: Executions that one `purge` purges, unless the request says otherwise: they must be gone before it is answered.
+PURGE_LIMIT = 1000
 
 
 class ControlVerbs:
@@ -46,6 +50,7 @@ class ControlVerbs:
             "retry": self.retry,
             "compensate": self.compensate,
             "bulk": self.bulk,
+            "purge": self.purge,
             "fork": self.fork,
             "lineage": self.lineage,
             "workflow.pause": self.pause_workflow,
@@ -110,6 +115,17 @@ class ControlVerbs:
             dry_run=flag(body, "dry_run"),
         )
         return _records(asked)
+
+    async def purge(self, body: dict[str, Any]) -> Any:
+        purged = await Purges(self._operations).purge(
+            optional_texts(body, "executions"),
+            workflow=optional_text(body, "workflow"),
+            state=optional_text(body, "state"),
+            older_than_s=optional_number(body, "older_than"),
+            limit=limit(body, PURGE_LIMIT),
+            dry_run=flag(body, "dry_run"),
+        )
+        return _records(purged)
 
     async def fork(self, body: dict[str, Any]) -> Any:
         fork = Forks(self._operations).fork(

@@ -97,14 +97,19 @@ class Selection:
         return found[: self.limit]
 
 
-async def list_shard(session: Session, subjects: Subjects, shard: int) -> list[ExecutionSummary]:
-    """All executions of a shard; raises SessionLost, StorageUnavailable, JetStreamError."""
+async def read_listed(session: Session, subjects: Subjects, shard: int) -> list[Entry]:
+    """The facts of a shard that a listing is made of; raises SessionLost, StorageUnavailable, JetStreamError."""
     filters = (
         subjects.all_started(shard),
         subjects.all_finished(shard),
         *(subjects.all_commands(shard, str(kind)) for kind in _COMMANDS),
     )
-    found = summarize(subjects, await read_all(session, subjects.facts_stream(shard), filters))
+    return await read_all(session, subjects.facts_stream(shard), filters)
+
+
+async def list_shard(session: Session, subjects: Subjects, shard: int) -> list[ExecutionSummary]:
+    """All executions of a shard; raises SessionLost, StorageUnavailable, JetStreamError."""
+    found = summarize(subjects, await read_listed(session, subjects, shard))
     known = {summary.execution_id for summary in found}
 
     def take(entry: Entry) -> None:

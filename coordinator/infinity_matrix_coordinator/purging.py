@@ -20,9 +20,10 @@ from infinity_matrix_coordinator.checkpoints import Checkpoints
 from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.slots import KEY_PREFIX
 
-#: Above this share of its `max_bytes` a log is purged, down to the other.
-PURGE_FILL_MIN = 0.80
-PURGE_FILL_TARGET = 0.75
+#: Above this share of its `max_bytes` a log is purged, down to the other. Both are below the share at which starts are
+#: refused: room is made before anybody is turned away.
+PURGE_FILL_MIN = 0.60
+PURGE_FILL_TARGET = 0.55
 LOOK_INTERVAL_S = 5.0
 #: Clients still read the end of what ended just now.
 PURGE_AGE_MIN_S = 60.0
@@ -99,7 +100,8 @@ class Purging:
                 await self._purge(ended[start : start + PURGES_AT_ONCE * 16])
                 if await self._fill() <= PURGE_FILL_TARGET:
                     break
-        log.warning("log_purged", shard=self._shard, executions=self.purged - before, filled=round(self.filled, 3))
+        if self.purged > before:
+            log.warning("log_purged", shard=self._shard, executions=self.purged - before, filled=round(self.filled, 3))
 
     async def _fill(self) -> float:
         info = await self._api.stream_info(self._stream)

@@ -25,6 +25,16 @@ def optional_text(body: dict[str, Any], key: str) -> str | None:
     return None if body.get(key) is None else text(body, key)
 
 
+def optional_texts(body: dict[str, Any], key: str) -> list[str] | None:
+    """The texts of a field, None when it is not there; raises BadRequest."""
+    value = body.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise BadRequest(f"{key!r} must be a list of strings")
+    return value
+
+
 def optional_number(body: dict[str, Any], key: str) -> float | None:
     """The number of a field, None when it is not there; raises BadRequest."""
     value = body.get(key)

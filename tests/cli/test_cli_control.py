@@ -245,3 +245,25 @@ def test_a_result_is_edited_where_a_fork_begins_after_it(system: CommandLine) ->
     answer = system(*fork, "--set", "results.first.task.deeper=1")
     assert answer.code == 2 and "what it is part of is no object" in answer.err
     assert system("fork", execution, "--from", "third").code == 4
+
+
+def test_a_purge_says_what_it_would_take_and_wants_to_be_sure(system: CommandLine) -> None:
+    execution = system("start", "pair", "--id", "purged-soon").out.strip()
+    assert system("watch", execution).code == 0
+    until(lambda: system("ls", "--workflow", "pair", "--state", "completed", "--json").json, "its end")
+    asked = system("purge", "--all")
+    assert asked.code == 2
+    assert "nobody to ask" in asked.err
+    assert "--yes" in asked.err
+    # It ended just now, so it is kept, and whoever asks for it by name is told so.
+    listed = system("purge", "--workflow", "pair", "--dry-run", "--json").lines
+    assert {one["execution_id"]: one["purged"] for one in listed}[execution] is False
+    assert "ended less than 60 s ago" in system("purge", "--state", "completed", "--dry-run").out
+    named = system("purge", execution, "--yes")
+    assert (named.code, named.err.count("ended less than 60 s ago")) == (2, 1)
+    done = system("purge", "--older-than", "1h", "--yes")
+    assert (done.code, done.err) == (0, "purged 0 executions\n")
+    assert system("purge", "no-such-execution", "--yes").code == 4
+    assert system("purge").code == system("purge", execution, "--all").code == 2
+    assert system("purge", "--state", "running", "--yes").code == 2
+    assert system("status", execution).code == 0

@@ -9,7 +9,6 @@ from typing import Any
 import nats
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
-from nats.errors import TimeoutError as NatsTimeout
 from nats.js.client import JetStreamContext
 
 FETCH_S = 0.5
@@ -47,7 +46,8 @@ async def serve(client: Nats, agent: str, handler: Callable[[dict[str, Any]], An
     while True:
         try:
             messages = await subscription.fetch(16, timeout=FETCH_S)
-        except NatsTimeout:
+        except TimeoutError:
+            # nats-py has one of its own, which is one of these, and lets asyncio's through, too.
             continue
         for message in messages:
             work = json.loads(message.data)

@@ -12,10 +12,10 @@ from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Trigger, Workflow
 from infinity_matrix_actors.errors import LogFull, StorageUnavailable
 from infinity_matrix_bus.api import JetStreamApi
-from infinity_matrix_bus.fill import FILL_AGE_S, fill_of
+from infinity_matrix_bus.fill import FILL_AGE_S, START_FILL_MAX, fill_of
 from infinity_matrix_bus.session import Endpoint, Session
 from infinity_matrix_coordinator.process import Coordinator
-from infinity_matrix_coordinator.purging import PURGE_FILL_MIN
+from infinity_matrix_coordinator.purging import LOOK_INTERVAL_S, PURGE_FILL_MIN, PURGE_FILL_TARGET
 from plain import ask, connected, serving
 
 #: Beyond what every fact of these tests takes together.
@@ -201,13 +201,19 @@ async def test_executions_that_ended_make_room_and_open_ones_stay(world: World) 
             # The mark must have passed their ends.
             await asyncio.sleep(3.0)
             before = await client.list()
-            await logs.fill(0.9)
+            # Starts are refused from here on, until there is room again, which nobody has to make by hand.
+            await logs.fill(0.72)
+            assert min(await logs.filled()) > START_FILL_MAX
 
             async def is_purged() -> bool:
-                return max(await logs.filled()) < PURGE_FILL_MIN
+                return max(await logs.filled()) <= PURGE_FILL_TARGET
 
-            took_s = await until(is_purged, 30.0, "the purge")
-        there = {one.execution_id for one in await client.list()}
+            took_s = await until(is_purged, LOOK_INTERVAL_S + 30.0, "the purge")
+            async with world.client() as other:
+                # It knows nothing of how full they were.
+                admitted = await other.start("many")
+                await other.wait(admitted, 10.0)
+        there = {one.execution_id for one in await client.list()} - {admitted}
         gone = [execution for execution in ended if execution not in there]
         say(f"{len(gone)} of {len(before)} executions purged in {took_s:.1f} s")
         assert gone
@@ -215,7 +221,7 @@ async def test_executions_that_ended_make_room_and_open_ones_stay(world: World) 
         # The oldest first: nothing that went began after the last that stayed, on the same log.
         by_age = sorted(one.started_at for one in before if one.execution_id in gone)
         assert by_age[0] <= min(one.started_at for one in before if one.execution_id in set(ended) & there)
-        await logs_have_whole_executions(world, there)
+        await logs_have_whole_executions(world, there | {admitted})
         # What stayed goes on.
         async with logs_of(world) as logs:
             await logs.limit(AMPLE_BYTES)
@@ -234,6 +240,11 @@ async def logs_have_whole_executions(world: World, executions: set[str]) -> None
             of = {subject.split(".")[3] for subject in subjects}
             assert of == {subject.split(".")[3] for subject in subjects if subject.endswith(".started")}
             assert of <= executions
+
+
+def test_room_is_made_before_starts_are_refused() -> None:
+    # The margin is what is started between two looks.
+    assert PURGE_FILL_TARGET < PURGE_FILL_MIN <= START_FILL_MAX - 0.1
 
 
 async def test_an_outcome_that_a_full_log_refuses_is_there_once_there_is_room(world: World) -> None:

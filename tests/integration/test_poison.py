@@ -8,7 +8,6 @@ from typing import Any
 
 from harness import World, consumer_is_there, set_ack_wait, until
 from infinity_matrix.workflow import Task, Workflow
-from nats.errors import TimeoutError as NatsTimeout
 from plain import connected, serving
 
 LEASE_S = 0.5
@@ -26,7 +25,7 @@ async def pulling(world: World, agent: str, take: Any) -> AsyncIterator[list[int
             while True:
                 try:
                     [message] = await subscription.fetch(1, timeout=0.5)
-                except NatsTimeout:
+                except TimeoutError:
                     continue
                 deliveries.append(message.metadata.num_delivered)
                 await take(message)

@@ -33,6 +33,7 @@ from infinity_matrix_coordinator.lineage import Lineage, lineage_of
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection
 from infinity_matrix_coordinator.operations import Operations, new_execution_id
 from infinity_matrix_coordinator.patience import patiently
+from infinity_matrix_coordinator.purges import Purges
 from infinity_matrix_coordinator.runs import IfExists, Runs
 from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
 from infinity_matrix_coordinator.standing import Standing
@@ -345,6 +346,29 @@ class Client:
             older_than_s=None if older_than is None else parse_duration(older_than, "older_than"),
             reason=reason,
             grace_s=None if grace is None else parse_duration(grace, "grace", zero_allowed=True),
+            dry_run=dry_run,
+        )
+
+    async def purge(
+        self,
+        execution_ids: Iterable[str] | None = None,
+        *,
+        workflow: str | None = None,
+        state: str | None = None,
+        older_than: float | str | None = None,
+        dry_run: bool = False,
+    ) -> Sequence[Asked]:
+        """Takes executions that ended out of the log: those of these ids, or all that the filter means.
+
+        `older_than` is how long ago they ended. Answers them, the oldest first; one that must stay has a `problem`, or,
+        named by its id, is an error, and then none is purged. Raises UnknownExecution, WrongState, InvalidDefinition,
+        PurgeRefused.
+        """
+        return await Purges(self.operations).purge(
+            None if execution_ids is None else list(execution_ids),
+            workflow=workflow,
+            state=state,
+            older_than_s=None if older_than is None else parse_duration(older_than, "older_than"),
             dry_run=dry_run,
         )
 

@@ -48,6 +48,7 @@ _MISTAKES = (
     errors.WorkflowPaused,
     errors.WrongState,
     errors.NotAnAssignee,
+    errors.PurgeRefused,
 )
 
 _UNKNOWN = (

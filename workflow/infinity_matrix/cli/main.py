@@ -18,6 +18,7 @@ from infinity_matrix.cli import (
     executions,
     forks,
     host,
+    purge,
     schedule,
     system,
     verify,
@@ -45,7 +46,7 @@ SECTIONS = {
         "artifacts",
     ),
     "Agents": ("agents", "agent", "host", "dead"),
-    "System": ("dev", "env", "coordinator", "coordinators", "verify", "backup", "restore", "demo"),
+    "System": ("dev", "env", "coordinator", "coordinators", "purge", "verify", "backup", "restore", "demo"),
 }
 
 
@@ -81,6 +82,7 @@ for part in (
     forks.app,
     system.app,
     coordinators.app,
+    purge.app,
     verify.app,
     backup.app,
 ):
