@@ -57,6 +57,8 @@ FRESH_S = 30.0
 CLOSINGS_MAX = 64
 ACK_TIMEOUT_S = 5.0
 RETRY_DELAY_S = 0.5
+#: While a stream has no leader thousands of works are refused, each again and again: one of them is told in this time.
+REFUSAL_TOLD_S = 5.0
 TimerKey = tuple[str, str | None]  #: execution, task (None: the execution's own)
 log = get_logger("infinity_matrix.coordinator")
 
@@ -99,6 +101,7 @@ class Performer:
     #: Timers that were overdue when the shard was taken over wait until then: agents reconnect and publish too.
     overdue_not_before: float = 0.0
     _large: LargeWorks = field(init=False)
+    _refusal_told_at: float = -REFUSAL_TOLD_S
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _closings: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLOSINGS_MAX))
 
@@ -214,7 +217,7 @@ class Performer:
                 if not self.session.is_lost:
                     asyncio.get_running_loop().call_later(RETRY_DELAY_S, self.repair, key)
                 if ack.fate is Fate.REFUSED:
-                    log.warning("work_refused", execution=execution.id, task=task, reason=ack.reason)
+                    self._tell_refusal(execution.id, task, ack.reason)
 
         headers = b""
         if with_id:
@@ -229,6 +232,12 @@ class Performer:
             self._spawn(self._offload(execution, key, record, is_repair))
         except PayloadNotEncodable as error:
             self._undeliverable(execution, task, str(error))
+
+    def _tell_refusal(self, execution: str, task: str, reason: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._refusal_told_at >= REFUSAL_TOLD_S:
+            self._refusal_told_at = now
+            log.warning("work_refused", execution=execution, task=task, reason=reason)
 
     async def _offload(self, execution: ExecutionActor, key: Attempt, record: dict[str, Any], is_repair: bool) -> None:
         """Stores what makes a work too large, and publishes it then: plainly only while that is still allowed."""
