@@ -6,15 +6,17 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_bus.api import CONSUMER_NOT_FOUND, JetStreamApi, JetStreamError
 from infinity_matrix_bus.session import Endpoint, Session
 
 from .disk import Disk
 from .fleet import Fleet, Member
 from .proxy import Mode
 from .servers import Servers
-from .workloads import PLAIN, SDK
+from .workloads import PLAIN, SDK, SHARDS
 
 GAP_S = (0.3, 2.0)
 #: Some begin while another lasts.
@@ -22,7 +24,8 @@ OVERLAPPING = 0.35
 MEMBERS = ("coordinator", "agent", "plain_agent", "client")
 #: So many of a role at most are in a fault's hands at once.
 STRUCK_MAX = {"coordinator": 1, "agent": 1, "plain_agent": 1, "client": 1}
-ASK_S = 5.0
+ASK_S, ASK_AGAIN_S = 60.0, 0.5
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +154,8 @@ class Faults:
         over(f"server-{number}")
 
     async def _leader_killed(self, over: Over) -> None:
-        session = await self._session()
-        try:
-            info = await JetStreamApi(session).stream_info(f"IM_FACTS_{self._randomness.randrange(4)}")
-        finally:
-            await session.close()
+        stream = f"IM_FACTS_{self._randomness.randrange(SHARDS)}"
+        info = await self._call(lambda api: api.stream_info(stream))
         leader = ((info or {}).get("cluster") or {}).get("leader") or "node-0"
         await self._server(self._servers.kill, over, int(leader.rpartition("-")[2]))
 
@@ -178,25 +178,35 @@ class Faults:
     async def _consumer_deleted(self, over: Over) -> None:
         agent = self._randomness.choice([SDK, PLAIN])
         self.began.append(time.time())
-        session = await self._session()
-        try:
-            await JetStreamApi(session).delete_consumer("IM_WORK", agent)
-        finally:
-            await session.close()
+
+        async def delete(api: JetStreamApi) -> None:
+            try:
+                await api.delete_consumer("IM_WORK", agent)
+            except JetStreamError as error:
+                # Asked for twice, because the first answer was lost.
+                if error.code != CONSUMER_NOT_FOUND:
+                    raise
+
+        await self._call(delete)
         over(agent)
 
     async def _work_purged(self, over: Over) -> None:
         self.began.append(time.time())
-        session = await self._session()
-        try:
-            await JetStreamApi(session).purge("IM_WORK", "im.work.>")
-        finally:
-            await session.close()
+        await self._call(lambda api: api.purge("IM_WORK", "im.work.>"))
         over("IM_WORK")
 
-    async def _session(self) -> Session:
-        async with asyncio.timeout(ASK_S), self._servers_free:
-            return await Session.connect(Endpoint(self._servers.url))
+    async def _call(self, call: Callable[[JetStreamApi], Awaitable[Answer]]) -> Answer:
+        """Asks a server until there is an answer: a cluster may have no leader for some seconds."""
+        async with asyncio.timeout(ASK_S):
+            while True:
+                try:
+                    session = await Session.connect(Endpoint(self._servers.url))
+                    try:
+                        return await call(JetStreamApi(session))
+                    finally:
+                        await session.close()
+                except InfinityMatrixError:
+                    await asyncio.sleep(ASK_AGAIN_S)
 
     # Members.
 

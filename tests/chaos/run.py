@@ -22,7 +22,7 @@ from .disk import Disk
 from .faults import Faults, Strike
 from .fleet import Fleet
 from .servers import OneServer, Servers, ThreeServers
-from .workloads import CANARY, workflows
+from .workloads import CANARY, SHARDS, workflows
 
 #: Executions that all clients together start in a second.
 PER_SECOND = 22.0
@@ -36,7 +36,6 @@ REST_S = 60.0
 CLIENTS = 2
 #: A disk is filled to the brim, and it is memory: no larger than what a run writes.
 DISK_MB, DISK_MB_A_MINUTE = 512, 40
-SHARDS = 4
 
 
 @dataclass(slots=True)

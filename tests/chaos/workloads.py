@@ -8,6 +8,7 @@ SDK, PLAIN = "chaos-sdk", "chaos-plain"
 CANARY = "canary"
 RETRY = {"max_attempts": 6, "backoff": "exponential", "initial_delay": 0.2, "max_delay": 2.0}
 GRACE_S = 3
+SHARDS = 4
 #: More than stands in a message.
 LARGE_BYTES = 300_000
 SIGNAL = "go"

@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +19,8 @@ from infinity_matrix_actors.definition import (
 )
 from infinity_matrix_actors.fact import Command, CommandKind, Due, Fact, Finished, Outcome, Signal, Started, Taken
 from infinity_matrix_actors.fact import TaskError as Error
+from infinity_matrix_bus.artifacts import reference_to
+from infinity_matrix_bus.codec import encode
 from infinity_matrix_coordinator import verification
 from infinity_matrix_coordinator.verification import (
     INVARIANTS,
@@ -125,6 +128,12 @@ def tell(history: History, *lines: ClientLine) -> None:
     history.clients = [*history.clients, *lines]
 
 
+def make_large(history: History, value: Any) -> None:
+    """Puts a value that no message holds, and its hash stands for, in place of the result of `a`."""
+    data = encode(value)
+    change(history, DONE, 2, result=reference_to(sha256(data).hexdigest(), len(data)))
+
+
 def begin(history: History, task: str, at: float) -> None:
     assert history.journal is not None
     history.journal.append(AgentLine("began", DONE, task, 1, at, 1))
@@ -184,6 +193,7 @@ DOCTORED: list[tuple[str, str, Callable[[History], object]]] = [
         "shows a client another result",
         lambda h: tell(h, ClientLine("ended", DONE, state="completed", data={"a": 2})),
     ),
+    ("I3", "shows a client another large result", lambda h: make_large(h, 2)),
     ("I3", "tells a client another end", lambda h: tell(h, ClientLine("ended", DONE, state="failed"))),
     ("I4", "begins before its upstream", lambda h: insert(h, DONE, 25, Taken(DONE, 101.5, "agent-b", "b", 1))),
     ("I4", "begins what its condition skips", lambda h: insert(h, DONE, 35, Taken(DONE, 102.5, "agent-c", "c", 1))),
@@ -233,6 +243,12 @@ def test_what_was_allowed_is_found_to_be_so() -> None:
     assert verify(history) == []
     assert partly_checked(history) == []
     assert history.open() == []
+
+
+def test_a_client_is_shown_the_value_that_a_large_results_hash_stands_for() -> None:
+    history = allowed()
+    make_large(history, 1)
+    assert verify(history) == []
 
 
 @pytest.mark.parametrize(("invariant", "what", "doctor"), DOCTORED, ids=[f"{one}: {what}" for one, what, _ in DOCTORED])

@@ -2,11 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 
 from infinity_matrix_actors.definition import CHILD_AGENT
 from infinity_matrix_actors.fact import Command, Fact, Finished, Outcome, Signal, Started
 from infinity_matrix_actors.state import ExecutionState, TaskState
+from infinity_matrix_bus.artifacts import ARTIFACT_BYTES_MAX, is_reference, target_of
+from infinity_matrix_bus.codec import encode
 
 from infinity_matrix_coordinator.verification.account import Account
 from infinity_matrix_coordinator.verification.history import JOURNAL_SKEW_S, AttemptKey, ClientLine, History, Violation
@@ -98,13 +101,21 @@ def _check_start(line: ClientLine, facts: list[Fact]) -> Iterator[Violation]:
         yield Violation("I8", line.execution, "its start is in the log with another input than was given")
 
 
+def _is_same(stored: Any, shown: Any) -> bool:
+    """Whether a client was shown what the log has; of a large result the log has the hash of its JSON."""
+    if not is_reference(stored) or is_reference(shown):
+        return bool(stored == shown)
+    name, _ = target_of(stored)
+    return sha256(encode(shown, limit_bytes=ARTIFACT_BYTES_MAX)).hexdigest() == name
+
+
 def _check_shown_end(line: ClientLine, facts: list[Fact]) -> Iterator[Violation]:
     ends = [fact for fact in facts if isinstance(fact, Finished)]
     if ends and ends[-1].state != line.state:
         yield Violation("I3", line.execution, f"a client was told that it is {line.state}, its end is {ends[-1].state}")
     results = {fact.task: fact.result for fact in facts if isinstance(fact, Outcome) and fact.error is None}
     for task, result in (line.data or {}).items():
-        if task in results and results[task] != result:
+        if task in results and not _is_same(results[task], result):
             yield Violation("I3", line.execution, "a client was given another result than the log has", task)
 
 
