@@ -19,6 +19,7 @@ from pathlib import Path
 import infinity_matrix
 from infinity_matrix.client import Client
 from infinity_matrix_bus.server import EmbeddedServer
+from infinity_matrix_coordinator.backlog import QUEUED_MAX
 from nats.aio.client import Client as Nats
 from nats.js.errors import NotFoundError
 
@@ -117,13 +118,19 @@ class World:
         self.processes: list[Process] = []
         self._numbers = itertools.count(1)
 
-    async def coordinator(self, *, owns_all: bool = False, sweep_interval_s: float = 30.0) -> Process:
+    async def coordinator(
+        self, *, owns_all: bool = False, sweep_interval_s: float = 30.0, queued_max: int = QUEUED_MAX
+    ) -> Process:
         """A coordinator that is live."""
-        return await self.start_coordinator(owns_all=owns_all, sweep_interval_s=sweep_interval_s).ready()
+        starting = self.start_coordinator(owns_all=owns_all, sweep_interval_s=sweep_interval_s, queued_max=queued_max)
+        return await starting.ready()
 
-    def start_coordinator(self, *, owns_all: bool = False, sweep_interval_s: float = 30.0) -> Process:
+    def start_coordinator(
+        self, *, owns_all: bool = False, sweep_interval_s: float = 30.0, queued_max: int = QUEUED_MAX
+    ) -> Process:
         """A coordinator on its way up."""
         options = [*(["--owns-all"] if owns_all else []), "--sweep-interval", str(sweep_interval_s)]
+        options += ["--queued-max", str(queued_max)]
         return self._add("coordinator_process.py", "coordinator", *options)
 
     async def agent(self, *names: str, concurrency: int = 32) -> Process:

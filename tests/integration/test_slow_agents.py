@@ -6,9 +6,9 @@ from pathlib import Path
 
 from harness import Process, World, all_finished, say, started, until
 from infinity_matrix.workflow import Task, Workflow
-from infinity_matrix_coordinator.backlog import QUEUED_MAX
 from plain import connected
 
+QUEUED_MAX = 2_000
 #: More than may be queued, so that some of each shard waits in its coordinator.
 EXECUTIONS = QUEUED_MAX * 12 // 10
 OTHERS = 40
@@ -26,7 +26,7 @@ def resident_bytes(process: Process) -> int:
 
 
 async def test_an_absent_agent_with_a_deep_queue_starves_nobody_and_costs_little(world: World) -> None:
-    coordinator = await world.coordinator(sweep_interval_s=1.0)
+    coordinator = await world.coordinator(sweep_interval_s=1.0, queued_max=QUEUED_MAX)
     await world.agent("present")
     async with world.client() as client, connected(world.server.connect_url) as nats:
         here = Workflow("here", tasks=[Task("a", "present"), Task("b", "present", depends_on=["a"])])
