@@ -30,6 +30,9 @@ class Place:
 
 def execution_of(subjects: Subjects, schedule: str, tick: Tick) -> str:
     """The id of a tick's execution; only who has the secret can know it."""
+    if tick.kind is TickKind.TRIGGERED:
+        # Asked for again, because the answer was lost and the tick has begun meanwhile, it has another time.
+        return subjects.derived_id("schedule", schedule, "request", tick.request)
     request = (tick.request,) if tick.request else ()
     return subjects.derived_id("schedule", schedule, rfc3339(tick.due_at), *request)
 

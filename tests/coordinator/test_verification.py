@@ -410,6 +410,23 @@ def test_an_execution_that_was_taken_up_again_may_end_again() -> None:
     assert [found.invariant for found in verify(history)] == ["I2"]
 
 
+def test_what_is_undone_may_be_given_up_before_its_attempts_are_spent() -> None:
+    retry = RetryDefinition(5, Backoff.FIXED, initial_delay=2.0, jitter=0.0)
+    undo = replace(WORKFLOW.on_failure[0], retry=retry, total_timeout=2.5)
+    workflow = replace(WORKFLOW, on_failure=(undo,))
+    history = allowed()
+    history.definitions[workflow.digest()] = workflow
+    change(history, UNDONE, 0, definition=workflow.digest())
+    change(history, UNDONE, 6, error=BOOM)
+    change(history, UNDONE, 7, compensation="incomplete", compensated=())
+    assert verify(history) == []
+    # With more time another attempt had to follow.
+    longer = replace(workflow, on_failure=(replace(undo, total_timeout=3.5),))
+    history.definitions[longer.digest()] = longer
+    change(history, UNDONE, 0, definition=longer.digest())
+    assert {found.invariant for found in verify(history)} == {"I6"}
+
+
 def test_the_systems_own_agents_and_instances_may_say_something() -> None:
     history = allowed()
     history.journal = None

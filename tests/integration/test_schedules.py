@@ -428,11 +428,18 @@ async def test_a_pause_holds_what_is_due_and_a_trigger_still_runs(
 
     # By then the first was due, too.
     await until(other_is_over, WAIT_S, "the other one's time")
+    # The same request once more, after it has begun: an answer may have been lost.
+    assert await schedules.trigger("s", request="by-hand") == execution
+    await until(lambda: _has_settled(schedules, "s"), WAIT_S, "the request's place")
     await schedules.resume("s")
     view = await schedules.show("s")
     assert (view.paused, view.started, view.upcoming) == (False, 0, ())
     causes = sorted(fact.cause["schedule"] + " " + fact.cause["by"] for fact in await started_facts(im))
     assert causes == ["other schedule", "s trigger"]
+
+
+async def _has_settled(schedules: ScheduleOperations, name: str) -> bool:
+    return not (await schedules.show(name)).waiting
 
 
 async def test_a_backfill_runs_each_due_time_of_a_range_once(

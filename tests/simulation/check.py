@@ -1,6 +1,6 @@
 """Whether what happened in a run was allowed: the history checker, fed with what only a simulation knows."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from infinity_matrix_actors.definition import WorkflowDefinition
 from infinity_matrix_actors.fact import Outcome
@@ -44,15 +44,15 @@ def facts_of(world: World, shards: int, secret: bytes) -> tuple[dict[str, list[E
     garbage = 0
     for shard in range(shards):
         stream = world.streams.streams.get(subjects.facts_stream(shard))
-        for sequence in stream.sequences if stream is not None else ():
-            assert stream is not None
-            message = stream.messages[sequence]
+        if stream is None:
+            continue
+        for message in (*(stream.aged or ()), *(stream.messages[sequence] for sequence in stream.sequences)):
             parsed = subjects.parse_fact(message.subject)
             fact = decode_fact(parsed, message.data, message.at_ns / 1e9) if parsed is not None else None
             if fact is None:
                 garbage += 1
             else:
-                found[fact.execution].append((sequence, fact))
+                found[fact.execution].append((message.sequence, fact))
     return found, garbage
 
 
@@ -101,6 +101,17 @@ def _agent_line(line: Line, knowledge: Knowledge, outcome: Outcome | None) -> Ag
         known = [told_s for told_s in told if since_s <= told_s <= outcome_s]
         at_s = max([*known, min(at_s, outcome_s)]) if known else at_s
     return AgentLine(line.event, line.execution, line.task, line.attempt, EPOCH_S + at_s, line.process.number)
+
+
+def missing_ticks(history: History, wanted: dict[str, int]) -> list[str]:
+    """Schedules of which not every tick has its place in the log, as started or as skipped."""
+    starts = [history.started(execution) for execution in history.facts]
+    there = Counter(str(started.cause.get("schedule")) for started in starts if started is not None)
+    return [
+        f"schedule {name}: {there[name]} of {count} ticks are in the log"
+        for name, count in wanted.items()
+        if there[name] != count
+    ]
 
 
 def violations(world: World, history: History) -> list[str]:

@@ -26,6 +26,8 @@ KINDS = (
     *("agent that never asks", "acked too early", "agent dies of its work", "two owners at once", "clock off"),
     *("started twice", "cancel"),
 )
+#: The longest of the faults of a run whose log forgets early, in seconds.
+BRIEF_S = 7.0
 GARBAGE = (b"", b"{", b'{"v":1}', b"\xff\xfe", b'{"result":', b"[]", b"null")
 
 
@@ -37,8 +39,12 @@ class Disorder:
         world: World,
         coordinators: Callable[[], list[Process]],
         agents: Callable[[], list[Process]],
+        *,
+        is_brief: bool = False,
     ) -> None:
         self._world = world
+        #: Nothing is away for as long as a log with a short age keeps what is written meanwhile.
+        self._longest_s = BRIEF_S if is_brief else float("inf")
         self._random = Random(f"disorder/{world.seed}")
         self._coordinators = coordinators
         self._agents = agents
@@ -104,7 +110,7 @@ class Disorder:
             return
         process = self._random.choice(processes)
         kind = "coordinator stopped" if process in self._coordinators() else "agent stopped"
-        for_s = self._random.choice((0.2, 2.0, 7.0, 35.0, 50.0))
+        for_s = min(self._longest_s, self._random.choice((0.2, 2.0, 7.0, 35.0, 50.0)))
 
         def stop() -> None:
             if process.is_alive and not process.is_stopped:
@@ -174,6 +180,7 @@ class Disorder:
         for_s = self._random.choice((0.05, 0.5, 3.0, 6.0, 35.0))
         if self._random.random() < 0.03:
             for_s = 140.0
+        for_s = min(self._longest_s, for_s)
         for name in streams.streams:
             if name.startswith("IM_FACTS_"):
                 self._count("log lags")

@@ -85,6 +85,8 @@ class JetStream:
         self.streams: dict[str, Stream] = {}
         self.consumers: dict[tuple[str, str], Consumer] = {}
         self._of_stream: dict[str, dict[str, Consumer]] = {}
+        #: How long logs keep facts, in nanoseconds, in place of what they are made with.
+        self.log_age_ns = 0
         #: Called with (operation, subject, result) for each thing that happens to a stream.
         self.on_operation: Callable[[str, str, object], None] = lambda operation, subject, result: None
         server.messages = self
@@ -121,6 +123,8 @@ class JetStream:
     def deliver(self, inbox: str, subject: str, reply: str, headers: bytes, data: bytes) -> None:
         if subject.startswith("im.work."):
             self.on_operation("deliver", subject, reply.split(".", 5)[-1])
+        elif subject.startswith("$KV.IM_CHECKPOINTS.state."):
+            self.faults.count("taken over from a checkpoint")
         self._server.deliver(inbox, reply, headers, data, subject)
 
     def is_heard(self, inbox: str) -> bool:
@@ -257,7 +261,9 @@ class JetStream:
     def _create_stream(self, rest: list[str], body: Json) -> Json:
         known = self.streams.get(rest[0])
         if known is None:
-            self.streams[rest[0]] = Stream(body, self.now_ns())
+            stream = self.streams[rest[0]] = Stream(body, self.now_ns())
+            if self.log_age_ns and stream.name.startswith("IM_FACTS_"):
+                stream.keep_for(self.log_age_ns)
             self._of_stream[rest[0]] = {}
         elif known.config != body:
             raise ApiError(400, 10058, "stream name already in use with a different configuration")

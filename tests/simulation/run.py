@@ -2,17 +2,22 @@
 
 import gc
 import logging
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from .check import Knowledge, history_of, violations
+from infinity_matrix_coordinator.checkpoints import CHECKPOINT_AFTER_S as CHECKPOINT_AFTER_DEFAULT_S
+
+from .census import Census
+from .check import Knowledge, history_of, missing_ticks, violations
+from .client import Client
 from .disorder import Disorder
+from .kinds import AGED_CHECKPOINT_AFTER_S, CHECKPOINT_AFTER_S, LOG_AGE_S, NAP_S, Definitions, kinds_of
 from .loop import Process, Stuck
 from .plain import PlainAgent
 from .substitutes import entered
-from .workload import ASKING, Behaviour, Client, random_workflow
+from .workload import ASKING, Behaviour, random_workflow
 from .world import AlarmHandler, World
 
 #: Simulated seconds.
@@ -42,8 +47,9 @@ class Report:
 class Run:
     """The processes of a run, and who starts the dead ones again."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, kinds: Collection[str]) -> None:
         self.world = World(seed)
+        self.kinds = kinds
         self.random = Random(f"run/{seed}")
         self.shards = self.random.choice((1, 1, 2))
         self.has_plain = self.random.random() < 0.25
@@ -52,6 +58,13 @@ class Run:
         self.is_skewed = self.random.random() < 0.2
         self.behaviour = Behaviour(self.world)
         self.knowledge = Knowledge(self.world)
+        self.census = Census(self.world)
+        self.checkpoint_after_s = CHECKPOINT_AFTER_DEFAULT_S
+        if "checkpoints" in kinds:
+            self.checkpoint_after_s = Random(f"checkpoints/{seed}").choice(CHECKPOINT_AFTER_S)
+        if "aged-log" in kinds:
+            self.checkpoint_after_s = AGED_CHECKPOINT_AFTER_S
+            self.world.streams.log_age_ns = round(LOG_AGE_S * 1e9)
         #: By role; a dead one is started again.
         self.alive: dict[str, Process] = {}
         self._restarts = 0
@@ -84,7 +97,10 @@ class Run:
         def life() -> Coroutine[Any, Any, Any]:
             if role.startswith("coordinator"):
                 return world.coordinator(
-                    shards=self.shards, owns_all=self.owns_all, sweep_interval_s=self.sweep_interval_s
+                    shards=self.shards,
+                    owns_all=self.owns_all,
+                    sweep_interval_s=self.sweep_interval_s,
+                    checkpoint_after_s=self.checkpoint_after_s,
                 )
             name = role.partition("/")[0]
             if name == "agent-plain":
@@ -114,22 +130,14 @@ class Run:
         for process in self.alive.values():
             process.fuse = 0
 
-    def ended(self) -> set[str]:
-        """Executions with an end in the log."""
-        return {
-            subject.split(".")[3]
-            for stream in self.world.streams.streams.values()
-            if stream.name.startswith("IM_FACTS_")
-            for subject in stream.by_subject
-            if ".finished.1." in subject and not subject.endswith("0000000000000000")
-        }
 
-
-def run_seed(seed: int, *, faults: int | None = None, with_trace: bool = False) -> Report:
-    """One run; `faults` overrides how many strike."""
+def run_seed(
+    seed: int, *, faults: int | None = None, kinds: Collection[str] | None = None, with_trace: bool = False
+) -> Report:
+    """One run; `faults` overrides how many strike, `kinds` what there is to do besides small graphs."""
     gc.disable()
     report = Report(seed)
-    run = Run(seed)
+    run = Run(seed, kinds_of(seed) if kinds is None else kinds)
     handler = AlarmHandler(run.world)
     logger = logging.getLogger("infinity_matrix")
     logger.addHandler(handler)
@@ -150,31 +158,40 @@ def run_seed(seed: int, *, faults: int | None = None, with_trace: bool = False) 
 def _run(run: Run, report: Report, faults: int | None) -> None:
     world, random = run.world, run.random
     executions = random.choice((1, 3, 6, 10))
-    definitions = [random_workflow(random, number, plain=run.has_plain) for number in range(2)]
+    plain = [random_workflow(random, number, plain=run.has_plain) for number in range(2)]
+    definitions = Definitions(Random(f"definitions/{world.seed}"), plain, run.kinds)
+    census = run.census
+    is_aged = "aged-log" in run.kinds
     try:
         run.begin()
-        client = Client(world, definitions, executions, random.choice((0.5, 5.0, CHAOS_S * 0.7)))
-        disorder = Disorder(world, run.coordinators, run.agents)
+        during_s = random.choice((0.5, 5.0, CHAOS_S * 0.7))
+        client = Client(world, census, definitions, executions, during_s, run.kinds)
+        disorder = Disorder(world, run.coordinators, run.agents, is_brief=is_aged)
         if faults is None:
             faults = random.choice((1, 3, 6, 10))
         disorder.arm(SETTLE_S, SETTLE_S + CHAOS_S, faults)
         process = world.start("client", client.life)
         world.run(SETTLE_S + CHAOS_S)
+        if is_aged:
+            # Once more when what was started first is in no log any more.
+            disorder.arm(SETTLE_S + NAP_S - CHAOS_S, SETTLE_S + NAP_S + CHAOS_S, faults)
+            world.run(SETTLE_S + NAP_S + CHAOS_S)
         disorder.end()
         run.finish()
-        is_over = world.run(
-            END_S, lambda: world.loop.steps % 50 == 0 and client.is_done and client.started <= run.ended()
-        )
+        is_over = world.run(END_S, lambda: world.loop.steps % 50 == 0 and client.is_done and not census.open)
         world.run(world.loop.now + (AFTER_S if random.random() < 0.9 else LEFTOVERS_S))
         world.loop.kill(process)
         if not is_over:
-            open_now = sorted(client.started - run.ended())
+            open_now = sorted(census.open)
             report.violations.append(f"not ended by {END_S:g} s: {open_now}, client done: {client.is_done}")
+        for stream in world.streams.streams.values():
+            world.faults.count("outlived by its execution", len(stream.aged or ()))
         secret_of = world.streams.streams["KV_IM_INSTALLATION"].last("$KV.IM_INSTALLATION.secret")
         secret = bytes.fromhex(secret_of.data.decode()) if secret_of is not None else b""
         history = history_of(world, run.knowledge, run.shards, secret, client.started, client.digests)
         if is_over:
             report.violations += violations(world, history)
+            report.violations += missing_ticks(history, client.ticks)
         report.executions = len(history.facts)
     except Stuck as error:
         report.violations.append(f"stuck: {error}")

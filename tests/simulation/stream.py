@@ -69,6 +69,8 @@ class Stream:
         self.removed: deque[tuple[int, str, Message]] = deque()
         #: A fault: as if this were the limit.
         self.is_full = False
+        #: What was too old, of a log: whoever checks what happened needs all of it.
+        self.aged: list[Message] | None = None
         self.configure(config)
 
     def configure(self, config: dict[str, Any]) -> None:
@@ -83,6 +85,11 @@ class Stream:
         self._window_ns = int(config.get("duplicate_window") or DUPLICATE_WINDOW_DEFAULT_NS)
         self.is_work_queue = config.get("retention") == "workqueue"
         self.is_asynchronous = config.get("persist_mode") == "async"
+
+    def keep_for(self, age_ns: int) -> None:
+        """Lets it forget messages earlier than its configuration says, and keeps them apart."""
+        self._age_max_ns = age_ns
+        self.aged = []
 
     def takes(self, subject: str) -> bool:
         return any(matches(pattern, subject) for pattern in self.subjects)
@@ -178,7 +185,9 @@ class Stream:
         while self._age_max_ns and self.sequences:
             if self.messages[self.sequences[0]].at_ns + self._age_max_ns > now_ns:
                 break
-            self.remove(self.sequences[0], "")
+            message = self.remove(self.sequences[0], "")
+            if self.aged is not None and message is not None:
+                self.aged.append(message)
         while self.ids:
             message_id, (_, at_ns) = next(iter(self.ids.items()))
             if at_ns + self._window_ns > now_ns:

@@ -1,4 +1,4 @@
-"""What a simulated world has to do: random workflows, agents that behave in every way, and clients.
+"""What a simulated world has to do: random workflows, and agents that behave in every way.
 
 How an attempt goes is drawn from (seed, execution, task, attempt, run), so that it does not depend on who runs it.
 """
@@ -8,11 +8,9 @@ from random import Random
 from typing import Any
 
 from infinity_matrix_actors.definition import RetryDefinition, TaskDefinition, WorkflowDefinition
-from infinity_matrix_actors.errors import ExecutionExists, InfinityMatrixError
 from infinity_matrix_agents.agent import Agent
 from infinity_matrix_agents.failure import Failure
 from infinity_matrix_agents.work import Work
-from infinity_matrix_coordinator.operations import Operations
 
 from .world import Line, World
 
@@ -24,7 +22,6 @@ SIGNAL = "go"
 FREE = "f"
 #: What goes wrong without an outcome goes wrong so often: faults end.
 DEATHS_MAX = 2
-AGAIN_S = 0.5
 
 
 def random_workflow(random: Random, number: int, *, plain: bool) -> WorkflowDefinition:
@@ -146,56 +143,3 @@ class Behaviour:
     def _kill(self, process: Any) -> None:
         if process.is_alive:
             self._world.loop.kill(process)
-
-
-class Client:
-    """Starts executions, cancels some and signals others, and tries again until each is confirmed."""
-
-    def __init__(self, world: World, definitions: list[WorkflowDefinition], executions: int, during_s: float) -> None:
-        self._world = world
-        self._definitions = definitions
-        self._executions = executions
-        self._during_s = during_s
-        self.started: set[str] = set()
-        self.is_done = False
-        self.digests: dict[str, WorkflowDefinition] = {}
-
-    async def life(self) -> None:
-        """Does all of it."""
-        operations = await self._world.client()
-        for definition in self._definitions:
-            self.digests[await self._again(lambda d=definition: operations.deploy(d))] = definition
-        await asyncio.gather(*(self._one(operations, number) for number in range(self._executions)))
-        self.is_done = True
-
-    async def _one(self, operations: Operations, number: int) -> None:
-        world = self._world
-        random = Random(f"{world.seed}/client/{number}")
-        await asyncio.sleep(random.random() * self._during_s)
-        execution = f"e{number}-{random.getrandbits(32):08x}"
-        digest, definition = random.choice(list(self.digests.items()))
-        if random.random() < 0.1:
-            # A second client starts the same.
-            world.faults.count("started twice")
-            await asyncio.gather(
-                *(self._again(lambda: operations.start(definition.name, digest, None, execution)) for _ in range(2))
-            )
-        else:
-            await self._again(lambda: operations.start(definition.name, digest, None, execution))
-        self.started.add(execution)
-        if any(task.wait_for for task in definition.tasks) and random.random() < 0.7:
-            await asyncio.sleep(random.random() * 10.0)
-            await self._again(lambda: operations.signal(execution, SIGNAL, {"n": 1}, "one"))
-        if random.random() < 0.15:
-            await asyncio.sleep(random.choice((0.0, 0.003, 0.2, 3.0)))
-            world.faults.count("cancel")
-            await self._again(lambda: operations.cancel(execution, "enough"))
-
-    async def _again(self, call: Any) -> Any:
-        while True:
-            try:
-                return await call()
-            except ExecutionExists:
-                raise
-            except InfinityMatrixError:
-                await asyncio.sleep(AGAIN_S)

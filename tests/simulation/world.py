@@ -14,6 +14,7 @@ from infinity_matrix_agents.runner import AgentRunner
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.installation import read_installation
 from infinity_matrix_bus.session import Endpoint
+from infinity_matrix_coordinator.checkpoints import CHECKPOINT_AFTER_S
 from infinity_matrix_coordinator.operations import Operations
 from infinity_matrix_coordinator.process import Coordinator
 
@@ -101,11 +102,19 @@ class World:
             except InfinityMatrixError:
                 await asyncio.sleep(RESTART_S)
 
-    def coordinator(self, *, shards: int, owns_all: bool, sweep_interval_s: float) -> Coroutine[Any, Any, Any]:
+    def coordinator(
+        self, *, shards: int, owns_all: bool, sweep_interval_s: float, checkpoint_after_s: float = CHECKPOINT_AFTER_S
+    ) -> Coroutine[Any, Any, Any]:
         """The life of a coordinator process."""
 
         async def life() -> None:
-            coordinator = Coordinator(ENDPOINT, shards=shards, owns_all=owns_all, sweep_interval_s=sweep_interval_s)
+            coordinator = Coordinator(
+                ENDPOINT,
+                shards=shards,
+                owns_all=owns_all,
+                sweep_interval_s=sweep_interval_s,
+                checkpoint_after_s=checkpoint_after_s,
+            )
             await (await coordinator.start()).run()
 
         return life()

@@ -7,6 +7,7 @@ come to the same; a fault of one is hardly one of the other. A place is an index
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from infinity_matrix_actors.condition import ConditionError
@@ -29,6 +30,7 @@ from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.retry import delay_s
 from infinity_matrix_bus.artifacts import is_reference
 
+from infinity_matrix_coordinator.saga import LEASE_S
 from infinity_matrix_coordinator.verification.history import Entry
 
 #: Fields of a task that are understood here; a task that sets another is of a kind that is not.
@@ -127,6 +129,16 @@ def _is_known(fact: Fact) -> bool:
     return not isinstance(fact, Signal) or fact.name == RELEASED_SIGNAL or not fact.name.startswith("im-")
 
 
+def first_life(facts: Sequence[Entry]) -> list[Entry]:
+    """The facts before a command that came after an end: from there on the execution is another one."""
+    ended = False
+    for place, (_, fact) in enumerate(facts):
+        if ended and isinstance(fact, Command) and str(fact.kind) in REOPENING:
+            return list(facts[:place])
+        ended = ended or isinstance(fact, Finished)
+    return list(facts)
+
+
 def reordered(facts: Sequence[Entry]) -> list[Entry]:
     """The facts as they count: `started` first, even where a cancel or a signal is older."""
     starts = [entry for entry in facts if isinstance(entry[1], Started)][:1]
@@ -134,12 +146,14 @@ def reordered(facts: Sequence[Entry]) -> list[Entry]:
 
 
 class Account:
-    """One execution up to its first end. Made only of what `is_understood`, with a `started`."""
+    """One execution up to where it was taken up again. Made only of what `is_understood`, with a `started`."""
 
     def __init__(self, facts: Sequence[Entry], plan: Plan) -> None:
         self.plan = plan
         self.definition = plan.definition
-        self.order = reordered(facts)
+        lived = first_life(facts)
+        self.is_reopened = len(lived) < len(facts)
+        self.order = reordered(lived)
         started = self.order[0][1]
         assert isinstance(started, Started)
         self.started = started
@@ -147,9 +161,11 @@ class Account:
         self.undoing: dict[str, TaskDefinition] = {task.id: task for task in self.definition.on_failure}
         self.attempts: dict[str, dict[int, Attempt]] = {}
         self.finishes: list[int] = []
-        self.reopened_at = len(self.order)
         self._stops: list[tuple[int, str]] = []
         self._signals: dict[str, list[int]] = {}
+        #: By task where an agent let go of an attempt that was closed.
+        self._released: dict[str, list[int]] = {}
+        self._undo_settled: dict[str, tuple[int, bool] | None] = {}
         self._sort()
         #: The place at which a task's upstream tasks are all settled.
         self.ready: dict[str, int] = {}
@@ -209,8 +225,40 @@ class Account:
             return True
         return undo.compensate_when is CompensateWhen.DEFAULT and self._is_unknown(task.id)
 
+    def undone_before(self, undo: str) -> list[str]:
+        """The undoing tasks that must be over before this one begins: of what came later, and then the plain ones."""
+        forward = self.undoing[undo].compensates
+        if forward is not None:
+            return [name for name, task in self.wanted.items() if task in self.downstream[forward]]
+        plain = [task.id for task in self.undoing.values() if task.compensates is None]
+        return [*self.wanted, *plain[: plain.index(undo)]]
+
+    @cached_property
+    def wanted(self) -> dict[str, str]:
+        """The undoing tasks that must run, each with what it undoes."""
+        return {
+            undo.id: undo.compensates
+            for undo in self.undoing.values()
+            if undo.compensates is not None and self.is_undone(self.tasks[undo.compensates], undo)
+        }
+
+    @cached_property
+    def downstream(self) -> dict[str, set[str]]:
+        """All tasks that come after each task."""
+        found: dict[str, set[str]] = {task: set() for task in self.tasks}
+        # From the end of the graph: what comes after a task is known by then.
+        for task in reversed(self.ordered):
+            for above in self.tasks[task].depends_on:
+                found[above] |= {task} | found[task]
+        return found
+
     def undo_settled(self, undo: str) -> tuple[int, bool] | None:
         """The place at which an undoing task was settled, and whether it completed; None when it was not."""
+        if undo not in self._undo_settled:
+            self._undo_settled[undo] = self._settle_undo(undo)
+        return self._undo_settled[undo]
+
+    def _settle_undo(self, undo: str) -> tuple[int, bool] | None:
         for number in range(1, len(self.attempts.get(undo, {})) + 2):
             found = self.outcome(undo, number)
             if found is None:
@@ -218,10 +266,31 @@ class Account:
             place, outcome = found
             if outcome.error is None:
                 return place, True
-            begun = self._undo_begun_at(undo)
+            begun = self._undo_dispatched_at(undo)
             if not self.is_retried(self.undoing[undo], number, place, outcome.error, begun):
                 return place, False
         return None
+
+    def _undo_dispatched_at(self, undo: str) -> float | None:
+        """When an undoing task was sent out first: when its turn came and, of what is unknown, the lease was over."""
+        settled = [self.undo_settled(other) for other in self.undone_before(undo)]
+        if self.barrier is None or any(one is None for one in settled):
+            return None
+        place = max([self.barrier, *(one[0] for one in settled if one is not None)])
+        first = self.attempts.get(undo, {}).get(1, Attempt())
+        ends = [*first.due[:1], *self._released.get(self.undoing[undo].compensates or "", [])[:1]]
+        later = [end for end in ends if end > place]
+        if later and self._is_leased(undo, place):
+            place = min(later)
+        return self.fact(place).at
+
+    def _is_leased(self, undo: str, place: int) -> bool:
+        closed = [
+            fact.at
+            for _, fact in self.order[: place + 1]
+            if isinstance(fact, Outcome) and fact.closed and fact.task == self.undoing[undo].compensates
+        ]
+        return bool(closed) and closed[-1] + LEASE_S > self.fact(place).at
 
     def is_retried(
         self, task: TaskDefinition, attempt: int, place: int, error: TaskError, first_at: float | None
@@ -235,7 +304,6 @@ class Account:
         return retry_at < first_at + task.total_timeout
 
     def _sort(self) -> None:
-        ended = False
         for place, (_, fact) in enumerate(self.order):
             match fact:
                 case Taken() | Outcome() if fact.agent == self._agent_of(fact.task):
@@ -245,15 +313,13 @@ class Account:
                     self._attempt(fact.task, fact.attempt).due.append(place)
                 case Signal():
                     self._signals.setdefault(fact.name, []).append(place)
-                case Command() if str(fact.kind) in REOPENING:
-                    if ended:
-                        self.reopened_at = min(self.reopened_at, place)
+                    if fact.name == RELEASED_SIGNAL and isinstance(fact.data, dict):
+                        self._released.setdefault(str(fact.data.get("task")), []).append(place)
                 case Command() if str(fact.kind) == "cancel":
                     self._stops.append((place, "cancelled"))
-                case Command() if self.definition.timeout is not None:
+                case Command() if str(fact.kind) == "deadline" and self.definition.timeout is not None:
                     self._stops.append((place, "failed"))
                 case Finished():
-                    ended = True
                     self.finishes.append(place)
 
     def _attempt(self, task: str, number: int) -> Attempt:
@@ -381,12 +447,6 @@ class Account:
             if found[1].closed or (has_begun and found[1].error.type in _DOUBTFUL):
                 return True
         return False
-
-    def _undo_begun_at(self, undo: str) -> float | None:
-        first = self.attempts.get(undo, {}).get(1)
-        places = [] if first is None else [*first.due, *first.taken]
-        # Dispatched by its `due` where it waited for a lease; else some time before, which is not told apart here.
-        return self.fact(min(places)).at if first is not None and first.due else None
 
 
 def _runs(when: RunWhen, states: Sequence[str]) -> bool:

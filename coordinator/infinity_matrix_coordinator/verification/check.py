@@ -20,7 +20,7 @@ def verify(history: History) -> list[Violation]:
     for execution, facts in history.facts.items():
         account, broken = _of_execution(history, execution, facts, plans)
         found += broken
-        if account is not None and not broken:
+        if account is not None and not broken and not account.is_reopened:
             accounts[execution] = account
     starts = {execution: history.started(execution) for execution in history.facts}
     found += log_rules.check_causes(

@@ -30,7 +30,7 @@ def check_end(account: Account) -> Iterator[Violation]:
     if end.state != expected:
         sentence = f"it ended as {end.state}, by its facts it is {expected}"
         yield Violation("I12", end.execution, sentence, None, sequence)
-    for late in range(decided + 1, account.reopened_at):
+    for late in range(decided + 1, len(account.order)):
         fact = account.fact(late)
         if isinstance(fact, Outcome):
             sentence = f"attempt {fact.attempt} has an outcome, and all was decided before"
@@ -86,7 +86,7 @@ def check_fold(facts: Sequence[Entry], plan: Plan, account: Account | None) -> I
     elif (end.error, end.compensation, end.compensated) != (one.error, one.compensation, one.compensated):
         sentence = "its end has another error, or undid other tasks, than folding it again"
         yield Violation("I12", started.execution, sentence, None, sequence)
-    elif account is not None and account.reopened_at == len(account.order):
+    elif account is not None and not account.is_reopened:
         yield from _check_metrics(account, one)
 
 

@@ -1,6 +1,6 @@
 """The rules of the graph: when a task may begin, how its attempts follow one another, and what timers may say.
 
-All of them look at an `Account`, at facts before its first end was opened again.
+All of them look at an `Account`.
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,6 @@ def _check_begin(account: Account, task: TaskDefinition) -> Iterator[Violation]:
     """I4: it begins after all it depends on, where its conditions hold, and not once the execution is stopped."""
     signs = [(number, found.first) for number, found in account.attempts.get(task.id, {}).items()]
     for number, place in sorted((number, place) for number, place in signs if place is not None):
-        if place >= account.reopened_at:
-            continue
         ready = account.ready.get(task.id)
         settled = account.settled.get(task.id)
         sentence = None
@@ -51,11 +49,10 @@ def check_attempts(account: Account, task: TaskDefinition) -> Iterator[Violation
     for number in sorted(attempts):
         found = attempts[number]
         begun = found.first
-        if begun is not None and begun < account.reopened_at:
+        if begun is not None:
             yield from _check_number(account, task, number, begun)
         for place in found.due:
-            if place < account.reopened_at:
-                yield from _check_due(account, task, number, place)
+            yield from _check_due(account, task, number, place)
 
 
 def _check_number(account: Account, task: TaskDefinition, number: int, place: int) -> Iterator[Violation]:
@@ -107,8 +104,8 @@ def _check_due(account: Account, task: TaskDefinition, number: int, place: int) 
 def check_deadline(account: Account) -> Iterator[Violation]:
     """I11: a workflow's timeout is over when it is over."""
     timeout_s = account.definition.timeout
-    for place, (sequence, fact) in enumerate(account.order):
-        if not isinstance(fact, Command) or str(fact.kind) != "deadline" or place > account.reopened_at:
+    for sequence, fact in account.order:
+        if not isinstance(fact, Command) or str(fact.kind) != "deadline":
             continue
         if timeout_s is None:
             sentence = "the deadline has passed of a workflow that has none"

@@ -36,7 +36,11 @@ def check_agents_journal(history: History) -> Iterator[Violation]:
         return
     outcomes = history.outcomes()
     begun: set[AttemptKey] = set()
-    completed_at = {(e, task): fact.at for (e, task, _), fact in outcomes.items() if fact.error is None}
+    completed_at: dict[tuple[str, str], float] = {}
+    for (execution, task, _), fact in outcomes.items():
+        if fact.error is None:
+            # One that was taken up again may have completed before: the first time is what counts.
+            completed_at.setdefault((execution, task), fact.at)
     upstream = _upstream(history)
     for line in history.journal:
         key = (line.execution, line.task, line.attempt)

@@ -27,7 +27,7 @@ def check_saga(account: Account) -> Iterator[Violation]:
 
 def _begun_at(account: Account, undo: TaskDefinition) -> int | None:
     places = [found.first for found in account.attempts.get(undo.id, {}).values()]
-    return min((place for place in places if place is not None and place < account.reopened_at), default=None)
+    return min((place for place in places if place is not None), default=None)
 
 
 def _check_begin(account: Account, undo: TaskDefinition) -> Iterator[Violation]:
@@ -47,17 +47,10 @@ def _check_begin(account: Account, undo: TaskDefinition) -> Iterator[Violation]:
 
 def _check_order(account: Account, begun: list[TaskDefinition]) -> Iterator[Violation]:
     """What came later is undone before; the plain tasks follow, in their own order."""
-    downstream = _downstream(account)
-    wanted = _wanted(account)
-    plain = [undo.id for undo in account.undoing.values() if undo.compensates is None]
     for undo in begun:
         place = _begun_at(account, undo)
         assert place is not None
-        if undo.compensates is not None:
-            before = [other for other, forward in wanted.items() if forward in downstream[undo.compensates]]
-        else:
-            before = [*wanted, *plain[: plain.index(undo.id)]]
-        for other in before:
+        for other in account.undone_before(undo.id):
             settled = account.undo_settled(other)
             if settled is None or settled[0] >= place:
                 yield _violation(account, undo, place, f"it began before {other} was over")
@@ -67,7 +60,7 @@ def _check_order(account: Account, begun: list[TaskDefinition]) -> Iterator[Viol
 def _check_end(account: Account) -> Iterator[Violation]:
     end = account.fact(account.finishes[0])
     assert isinstance(end, Finished)
-    wanted = _wanted(account)
+    wanted = account.wanted
     settled = {undo: account.undo_settled(undo) for undo in account.undoing}
     for undo in account.undoing.values():
         is_wanted = undo.id in wanted or undo.compensates is None
@@ -86,25 +79,6 @@ def _check_end(account: Account) -> Iterator[Violation]:
     if end.compensation != compensation:
         sentence = f"the end says that the compensation is {end.compensation}, by the log it is {compensation}"
         yield Violation("I6", end.execution, sentence, None, account.sequence(account.finishes[0]))
-
-
-def _wanted(account: Account) -> dict[str, str]:
-    """The undoing tasks that must run, each with what it undoes."""
-    return {
-        undo.id: undo.compensates
-        for undo in account.undoing.values()
-        if undo.compensates is not None and account.is_undone(account.tasks[undo.compensates], undo)
-    }
-
-
-def _downstream(account: Account) -> dict[str, set[str]]:
-    """All tasks that come after each task."""
-    found: dict[str, set[str]] = {task: set() for task in account.tasks}
-    # From the end of the graph: what comes after a task is known by then.
-    for task in reversed(account.ordered):
-        for above in account.tasks[task].depends_on:
-            found[above] |= {task} | found[task]
-    return found
 
 
 def _known(settled: dict[str, tuple[int, bool] | None]) -> dict[str, tuple[int, bool]]:
