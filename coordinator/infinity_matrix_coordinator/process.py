@@ -294,7 +294,8 @@ class Coordinator:
         assert self.installation is not None
         stream = self.installation.subjects().work_stream
         api = JetStreamApi(session)
-        if agents and await api.stream_info(stream) is None:
+        # Also where nobody waits for an agent: what is closed is purged from it before anything follows.
+        if await api.stream_info(stream) is None:
             log.warning("work_stream_missing", stream=stream)
             await mend_derived_streams(session, self.installation)
         for agent in agents:

@@ -198,6 +198,15 @@ def test_5_work_that_a_killed_server_brings_back_as_acked_is_published_again() -
         assert trace.work() == []
 
 
+def test_5_a_work_stream_that_is_lost_when_nothing_but_a_purge_is_left_holds_up_no_end() -> None:
+    with traced({("a", 1): [("hangs", 0.0)]}) as trace:
+        definition = ready(trace, task("a", timeout=2.0))
+        trace.agent()
+        trace.on("publish", ".outcome.", lambda: trace.world.streams.lose("IM_WORK", entirely=True))
+        trace.start(definition)
+        assert trace.ended(within_s=60.0).state == "failed"
+
+
 def test_6_a_first_delivery_by_its_count_is_not_believed_of_a_consumer_that_was_made_again() -> None:
     with traced() as trace:
         definition = ready(trace, task("a"))
