@@ -20,10 +20,14 @@ READ_STALL_S = 2.0
 FOLLOW_QUEUE_MAX = 10_000
 
 
-async def read_facts(reads: GatheredReads, subjects: Subjects, shards: int, execution: str) -> list[tuple[int, Fact]]:
+async def read_facts(
+    reads: GatheredReads, subjects: Subjects, shards: int, execution: str, *, newest: int = 0
+) -> list[tuple[int, Fact]]:
     """All facts of an execution in log order, each with its sequence.
 
-    One direct get up to 1,024 facts (0.7 ms among a million subjects), a filtered reader beyond.
+    One direct get up to 1,024 facts (0.7 ms among a million subjects), a filtered reader beyond. Any replica may answer
+    it: who goes on from what is read gives the sequence of the `newest`, and StorageUnavailable is raised where that
+    is not there yet.
     """
     shard = shard_of(execution, shards)
     stream = subjects.facts_stream(shard)
@@ -31,6 +35,8 @@ async def read_facts(reads: GatheredReads, subjects: Subjects, shards: int, exec
     messages = await reads.read(stream, pattern)
     if messages is None:
         return await _read_long(reads.session, subjects, stream, pattern)
+    if newest and all(message.sequence < newest for message in messages):
+        raise StorageUnavailable(f"the facts of {execution} end before {newest}: who was asked lags")
     facts = []
     for message in messages:
         subject = subjects.parse_fact(message.subject)

@@ -28,6 +28,9 @@ from infinity_matrix_coordinator.snapshot import restore, snapshot
 #: How long an execution is open, or has been changed, before it is stored.
 CHECKPOINT_AFTER_S = 20.0
 CHECKPOINT_INTERVAL_S = 5.0
+#: How long the record of an execution that ended is kept while the mark is held before its end. Whoever has not read
+#: the end by then was away for so long that it is a new owner, and reads up to it before it does anything.
+ENDED_KEPT_S = 30.0
 #: Records written at once, and by one turn; what is left is written by the next.
 WRITES_AT_ONCE = 128
 WRITES_A_TURN = 4096
@@ -83,8 +86,8 @@ class Checkpoints:
         self._after_s = after_s
         self._interval_s = min(CHECKPOINT_INTERVAL_S, after_s)
         self._records: dict[str, _Record] = {}
-        #: Executions that ended, with the sequence the mark must pass before their records may go.
-        self._ended: dict[str, int] = {}
+        #: Executions that ended, with the sequence the mark must pass before their records may go, and since when.
+        self._ended: dict[str, tuple[int, float]] = {}
         #: Those being stored, with the first fact that is not in what is stored before.
         self._saving: dict[str, int] = {}
         self.mark = Mark()
@@ -274,15 +277,20 @@ class Checkpoints:
             execution.sequence = min(first, execution.sequence)
 
     async def _tidy(self) -> None:
-        """Takes out the records of executions whose end nobody needs to read any more."""
+        """Takes out the records of executions whose end nobody needs to read any more.
+
+        Where something holds the mark for long they must be gone before their ends are: an end that is too old for the
+        log would leave a record of an execution that goes on.
+        """
         mailbox = self._target.mailbox
+        now = asyncio.get_running_loop().time()
         for execution in self._records.keys() - mailbox.executions.keys() - mailbox.passive.keys():
             if execution not in mailbox.reopening:
-                self._ended.setdefault(execution, self._target.next_sequence)
-        for execution, sequence in list(self._ended.items()):
+                self._ended.setdefault(execution, (self._target.next_sequence, now))
+        for execution, (sequence, since) in list(self._ended.items()):
             if execution in mailbox.executions:
                 del self._ended[execution]
-            elif self.mark.sequence >= sequence:
+            elif self.mark.sequence >= sequence or now - since > ENDED_KEPT_S:
                 await self._store.delete(execution)
                 del self._ended[execution]
                 self._records.pop(execution, None)

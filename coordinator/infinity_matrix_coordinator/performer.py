@@ -262,7 +262,11 @@ class Performer:
         self._post_outcome(execution, task, execution.tasks[task].attempt, closed_payload(error, self.instance))
 
     def _post_outcome(self, execution: ExecutionActor, task: str, attempt: int, payload: bytes) -> None:
-        agent = execution.tasks[task].node.definition.agent
+        actor = execution.tasks.get(task)
+        if actor is None:
+            # An instance that was settled and has left while it was to be closed.
+            return
+        agent = actor.node.definition.agent
         self.outbox.post(self.subjects.outcome(self.shard, execution.id, agent, task, attempt), payload, _ignore)
 
     def _publish_status(self, execution: ExecutionActor, effect: PublishStatus) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.fact import Started
 from infinity_matrix_actors.plan import Plan
+from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.history import read_facts
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.session import Session
-from infinity_matrix_bus.subjects import Subjects
+from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.checkpoints import Checkpoints
 from infinity_matrix_coordinator.contents import with_content
@@ -67,7 +68,12 @@ class Refolding:
         mailbox = self._mailbox
         reads = GatheredReads(self._session)
         try:
-            facts = await read_facts(reads, self._subjects, self._shards, execution)
+            # What came while it stood still was not kept; the leader knows the last of it.
+            shard = shard_of(execution, self._shards)
+            stream, pattern = self._subjects.facts_stream(shard), self._subjects.facts_of(shard, execution)
+            last = await JetStreamApi(self._session).last_message(stream, pattern)
+            newest = 0 if last is None else last.sequence
+            facts = await read_facts(reads, self._subjects, self._shards, execution, newest=newest)
         finally:
             reads.close()
         if execution in self._checkpoints:

@@ -389,7 +389,9 @@ class Shard:
 
     async def _reopen_one(self, reads: GatheredReads, execution: str) -> None:
         try:
-            facts = await read_facts(reads, self._subjects, self._shards, execution)
+            # The command that asks for this is one of them: before it there is nothing to be taken up.
+            newest = self.mailbox.reopening[execution].sequence
+            facts = await read_facts(reads, self._subjects, self._shards, execution, newest=newest)
             started = next((fact for _, fact in facts if isinstance(fact, Started)), None)
             plan = await self._load_plan(self._session, started.definition) if started is not None else None
             if started is not None and plan is None:

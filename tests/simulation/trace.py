@@ -162,8 +162,11 @@ class Trace:
         found, _ = facts_of(self.world, SHARDS, self._secret())
         return [fact for _, fact in found.get(execution, [])]
 
+    def ends(self, execution: str = "e1") -> list[Finished]:
+        return [fact for fact in self.facts(execution) if isinstance(fact, Finished)]
+
     def end(self, execution: str = "e1") -> Finished | None:
-        return next((fact for fact in self.facts(execution) if isinstance(fact, Finished)), None)
+        return next(iter(self.ends(execution)), None)
 
     def ended(self, execution: str = "e1", within_s: float = PATIENCE_S) -> Finished:
         """The end of an execution, waited for."""

@@ -62,7 +62,7 @@ def _of_execution(
         if not found:
             found += end_rules.check_end(account)
     else:
-        found += check_instances(execution, facts, plan.definition)
+        found += check_instances(execution, facts, plan)
     is_foldable = not asks_artifacts(plan.definition, facts)
     if is_foldable and all(violation.invariant in ("I1", "I2") for violation in found):
         found += end_rules.check_fold(facts, plan, account)

@@ -1,23 +1,25 @@
-"""Rules for executions that no account covers yet: maps, loops, children, callbacks, pauses.
+"""Rules for executions that no account covers: maps, loops, children, callbacks, pauses.
 
 They need no more of the graph than its edges, and look at each task or instance (`task~3`) by itself: weaker than an
-account, and true of every kind of task.
+account, and true of every kind of task. What instances have to do with one another is in `group_rules`, and children
+with their parents in `child_rules`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from infinity_matrix_actors.definition import TaskDefinition, WorkflowDefinition
-from infinity_matrix_actors.fact import Command, Fact, Outcome, Taken
+from infinity_matrix_actors.definition import TaskDefinition
+from infinity_matrix_actors.fact import Fact, Finished, Outcome, Taken
+from infinity_matrix_actors.plan import Plan
 
-from infinity_matrix_coordinator.verification.account import REOPENING, Attempt, reordered
+from infinity_matrix_coordinator.verification.account import Attempt, first_life, reordered
+from infinity_matrix_coordinator.verification.group_rules import INSTANCE_MARK, Groups
 from infinity_matrix_coordinator.verification.history import Entry, Violation
 
-_INSTANCE_MARK = "~"
 
-
-def check_instances(execution: str, facts: Sequence[Entry], definition: WorkflowDefinition) -> Iterator[Violation]:
-    """I3, I4, I5, I6, I7, as far as they hold of every kind of task; only up to where it was taken up again."""
-    order = _first_part(reordered(facts))
+def check_instances(execution: str, facts: Sequence[Entry], plan: Plan) -> Iterator[Violation]:
+    """I3 to I7 and I11, as far as they hold of every kind of task; only up to where it was taken up again."""
+    definition = plan.definition
+    order = reordered(first_life(facts))
     forward = {task.id: task for task in definition.tasks}
     undoing = {task.id: task for task in definition.on_failure}
     attempts = _attempts(order)
@@ -31,13 +33,8 @@ def check_instances(execution: str, facts: Sequence[Entry], definition: Workflow
                 yield Violation(invariant, execution, sentence, name, order[place][0])
     yield from _check_order(execution, order, forward, attempts)
     yield from _check_barrier(execution, order, forward, undoing, attempts)
-
-
-def _first_part(order: list[Entry]) -> list[Entry]:
-    for place, (_, fact) in enumerate(order):
-        if isinstance(fact, Command) and str(fact.kind) in REOPENING:
-            return order[:place]
-    return order
+    yield from _check_end(execution, order, attempts)
+    yield from Groups(order, plan, attempts).check()
 
 
 def _attempts(order: Sequence[Entry]) -> dict[str, dict[int, Attempt]]:
@@ -105,6 +102,21 @@ def _check_barrier(
                 return
 
 
+def _check_end(
+    execution: str, order: Sequence[Entry], attempts: Mapping[str, Mapping[int, Attempt]]
+) -> Iterator[Violation]:
+    """I11: no end is written while something that is known to have begun has no outcome."""
+    end = next((place for place, (_, fact) in enumerate(order) if isinstance(fact, Finished)), None)
+    for name, its in attempts.items() if end is not None else ():
+        assert end is not None
+        for number, attempt in its.items():
+            is_out = any(taken < end for taken in attempt.taken)
+            if is_out and not any(outcome < end for outcome in attempt.outcomes):
+                sentence = f"the end is written, and attempt {number} of {name} had no outcome yet"
+                yield Violation("I11", execution, sentence, None, order[end][0])
+                return
+
+
 def _first_of(name: str, undoing: Mapping[str, TaskDefinition], attempts: Mapping[int, Attempt]) -> int | None:
     return _first(attempts) if _base(name) in undoing else None
 
@@ -114,7 +126,7 @@ def _first(attempts: Mapping[int, Attempt]) -> int | None:
 
 
 def _base(name: str) -> str:
-    return name.partition(_INSTANCE_MARK)[0]
+    return name.partition(INSTANCE_MARK)[0]
 
 
 def _completed(fact: Fact) -> bool:
