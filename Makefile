@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: demo test check examples bench simulate chaos failpoints mutants clean
+.PHONY: demo test check examples bench simulate chaos capacity failpoints mutants clean
 
 demo: $(READY)
 	$(BIN)/imx demo
@@ -41,6 +41,10 @@ MINUTES ?= 3
 REPLICAS ?= 1
 chaos: $(READY_DEV)
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --replicas $(REPLICAS)
+
+# 10,000 executions with work under way after a cold start, and 100,000 that sleep: seconds and memory, against the goals.
+capacity: $(READY_DEV)
+	$(BIN)/python -m tests.capacity
 
 # Each rule of the protocol taken out alone, and the test that finds it.
 mutants: $(READY_DEV)

@@ -4,7 +4,9 @@ A record is replaced only by one that is folded further, by compare-and-set; the
 from, is only raised. Neither is ever set back by an owner that lags.
 """
 
+import asyncio
 import base64
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +19,14 @@ from infinity_matrix_bus.codec import Undecodable, decode, decode_record, encode
 from infinity_matrix_bus.history import read_each
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.log_reader import Entry
-from infinity_matrix_bus.publisher import Fate, read_ack
-from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session
+from infinity_matrix_bus.publisher import Ack, Fate, Publisher
+from infinity_matrix_bus.session import RequestTimeout, Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects
 
 from infinity_matrix_coordinator.log_identity import LogIdentity
 
-TIMEOUT_S = 5.0
+#: In a record up to this size the state stands as it is: to pack and unpack it took longer than all the rest.
+PLAIN_BYTES_MAX = 4096
 #: A state that is larger when packed goes to the artifacts, and its record names it.
 STATE_BYTES_MAX = 512 * 1024
 #: A record is not unpacked above this.
@@ -36,7 +39,7 @@ class Checkpoint:
     """One execution's state, folded up to a place in the log.
 
     `timers` are (task or None, stream time); `is_waiting`: nothing of it is dispatched, so that only a fact or a timer
-    wakes it. `state` is the snapshot, packed; `finishes` counts how often it has ended.
+    wakes it. `state` is the snapshot as it is stored; `finishes` counts how often it has ended.
     """
 
     execution: str
@@ -70,6 +73,7 @@ class CheckpointStore:
     def __init__(self, session: Session, subjects: Subjects, shard: int, artifacts: ArtifactStore) -> None:
         self._session = session
         self._api = JetStreamApi(session)
+        self._publisher = Publisher(session)
         self._subjects = subjects
         self._shard = shard
         self._artifacts = artifacts
@@ -80,13 +84,6 @@ class CheckpointStore:
 
         Raises StorageUnavailable, SessionLost, PayloadTooLarge.
         """
-        data = encode(snapshot, "the state", limit_bytes=UNPACKED_BYTES_MAX)
-        packed = zlib.compress(data, 1)
-        state: Any
-        if len(packed) <= STATE_BYTES_MAX:
-            state = base64.b85encode(packed).decode()
-        else:
-            state = await self._artifacts.put(data, "the state")
         record = {
             "v": 1,
             "definition": checkpoint.definition,
@@ -98,10 +95,19 @@ class CheckpointStore:
             "status": checkpoint.state_name,
             "started_at": checkpoint.started_at,
             "decide": checkpoint.decide,
-            "state": state,
+            "state": {"plain": snapshot},
         }
-        subject = self._subjects.checkpoint(self._shard, checkpoint.execution)
-        return await self._put(subject, encode(record), checkpoint.revision)
+        data = encode(record, "the state", limit_bytes=UNPACKED_BYTES_MAX)
+        if len(data) > PLAIN_BYTES_MAX:
+            data = encode({**record, "state": await self._packed(snapshot)})
+        return await self._put(self._subjects.checkpoint(self._shard, checkpoint.execution), data, checkpoint.revision)
+
+    async def _packed(self, snapshot: dict[str, Any]) -> dict[str, Any]:
+        data = encode(snapshot, "the state", limit_bytes=UNPACKED_BYTES_MAX)
+        packed = zlib.compress(data, 1)
+        if len(packed) <= STATE_BYTES_MAX:
+            return {"packed": base64.b64encode(packed).decode()}
+        return {"artifact": await self._artifacts.put(data, "the state")}
 
     async def read(self, execution: str) -> Checkpoint | None:
         """The checkpoint of an execution; raises StorageUnavailable, SessionLost."""
@@ -123,14 +129,19 @@ class CheckpointStore:
 
     async def snapshot_of(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The snapshot in a checkpoint; raises StorageUnavailable when it cannot be read."""
-        if isinstance(checkpoint.state, dict):
-            found = await self._artifacts.get_json(checkpoint.state)
-        else:
-            try:
-                unpacker = zlib.decompressobj()
-                found = decode(unpacker.decompress(base64.b85decode(checkpoint.state), UNPACKED_BYTES_MAX))
-            except (zlib.error, ValueError, TypeError, Undecodable) as error:
-                raise StorageUnavailable(f"the checkpoint of {checkpoint.execution} cannot be read: {error}") from error
+        found: Any = None
+        match checkpoint.state:
+            case {"plain": snapshot}:
+                found = snapshot
+            case {"packed": packed}:
+                try:
+                    unpacker = zlib.decompressobj()
+                    found = decode(unpacker.decompress(base64.b64decode(packed), UNPACKED_BYTES_MAX))
+                except (zlib.error, ValueError, TypeError, Undecodable) as error:
+                    reason = f"the checkpoint of {checkpoint.execution} cannot be read: {error}"
+                    raise StorageUnavailable(reason) from error
+            case {"artifact": reference}:
+                found = await self._artifacts.get_json(reference)
         if not isinstance(found, dict):
             raise StorageUnavailable(f"the checkpoint of {checkpoint.execution} holds no state")
         return found
@@ -152,15 +163,16 @@ class CheckpointStore:
 
     async def _put(self, subject: str, data: bytes, revision: int) -> int | None:
         headers = f"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: {revision}\r\n\r\n".encode()
-        try:
-            ack = read_ack(await self._session.request(subject, data, TIMEOUT_S, headers), None)
-        except (NoResponders, RequestTimeout) as error:
-            raise StorageUnavailable(f"{subject} was not stored: {error}") from error
+        answer: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
+        self._publisher.publish(subject, data, lambda ack: None if answer.done() else answer.set_result(ack), headers)
+        ack = await answer
         if ack.fate is Fate.STORED:
             return ack.sequence
         if "wrong last sequence" in ack.reason:
             return None
-        raise StorageUnavailable(f"{subject} was not stored: {ack.reason}")
+        if self._session.is_lost:
+            raise SessionLost(f"the connection was lost while {subject} was stored")
+        raise StorageUnavailable(f"{subject} was not stored: {ack.reason or 'the server did not answer'}")
 
 
 def read_checkpoint(subject: str, data: bytes, revision: int) -> Checkpoint | None:
@@ -170,7 +182,8 @@ def read_checkpoint(subject: str, data: bytes, revision: int) -> Checkpoint | No
         return None
     try:
         record = decode_record(data)
-        timers = tuple((task, float(at)) for task, at in record["timers"])
+        # One text for the same task of all executions: of a hundred thousand timers nothing else is kept.
+        timers = tuple((None if task is None else sys.intern(task), float(at)) for task, at in record["timers"])
         return Checkpoint(
             execution,
             str(record["definition"]),

@@ -5,9 +5,12 @@ from the mark on, and skips of each execution what its record has folded.
 """
 
 import asyncio
+import contextlib
+import sys
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Protocol, TypeVar
 
 from infinity_matrix_actors.effect import Arm
@@ -19,6 +22,7 @@ from infinity_matrix_bus.session import SessionLost
 from infinity_matrix_bus.subjects import Subjects
 
 from infinity_matrix_coordinator.checkpoint_store import Checkpoint, CheckpointStore, Mark
+from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.execution import CLEAN
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.log_identity import LogIdentity
@@ -34,8 +38,15 @@ ENDED_KEPT_S = 30.0
 #: Records written at once, and by one turn; what is left is written by the next.
 WRITES_AT_ONCE = 128
 WRITES_A_TURN = 4096
-#: With more executions in memory than this, those that only wait are stored at once.
-ACTIVE_MAX = 5000
+#: With more executions of a shard in memory than this, those that only wait are stored at once and leave it,
+ACTIVE_MAX = 2500
+#: down to this share of it. Where too few of them wait it is tried again when there are so many times more.
+ACTIVE_SHARE = 0.9
+CROWD_GROWTH = 1.25
+#: With more than this the log is read no faster than they leave. Those with work under way are not held up by that.
+IN_MEMORY_MAX = 5000
+#: What waits for less stays in memory: it would be back at once.
+SOON_S = 10.0
 #: Ends looked for with one request.
 ENDS_A_REQUEST = 256
 Item = TypeVar("Item")
@@ -46,6 +57,7 @@ class CheckpointTarget(Protocol):
     """What the checkpoints need of their shard."""
 
     mailbox: Mailbox
+    clock: StreamClock
     is_live: bool
 
     @property
@@ -55,15 +67,15 @@ class CheckpointTarget(Protocol):
 
     def note_identity(self) -> LogIdentity | None: ...
 
+    def read_on(self) -> None:
+        """Reads the log again, where that had to wait."""
+        ...
+
+    def is_awaited(self, execution: str) -> bool:
+        """Whether facts of it are on their way to it: it must be there when they come."""
+        ...
+
     async def plan_of_digest(self, digest: str) -> Plan | None: ...
-
-
-@dataclass(slots=True)
-class _Record:
-    """What is stored of one execution."""
-
-    revision: int
-    folded: int
 
 
 class Checkpoints:
@@ -84,10 +96,15 @@ class Checkpoints:
         self._subjects = subjects
         self._shard = shard
         self._after_s = after_s
+        self._is_crowded = asyncio.Event()
+        self._is_letting_go = False
+        target.mailbox.crowd_at, target.mailbox.on_crowd = ACTIVE_MAX, self._is_crowded.set
         self._interval_s = min(CHECKPOINT_INTERVAL_S, after_s)
-        self._records: dict[str, _Record] = {}
+        #: The revision of what is stored of each.
+        self._records: dict[str, int] = {}
         #: Executions that ended, with the sequence the mark must pass before their records may go, and since when.
         self._ended: dict[str, tuple[int, float]] = {}
+        self._ended_seen = 0
         #: Those being stored, with the first fact that is not in what is stored before.
         self._saving: dict[str, int] = {}
         self.mark = Mark()
@@ -105,30 +122,37 @@ class Checkpoints:
         are folded from there, and of the others every fact that is left is folded once more. Answers the executions
         restored, which are to be resumed at the head. Raises StorageUnavailable, SessionLost.
         """
-        waiting: list[Checkpoint] = []
+        mailbox = self._target.mailbox
         working: list[Checkpoint] = []
+        #: Those that ended before and were taken up again, with how often they did.
+        ends: dict[str, int] = {}
 
         def take(checkpoint: Checkpoint) -> None:
             if not is_decided_here(checkpoint.decide):
                 # All that matters of it is in its record: the mark may pass.
-                self._target.mailbox.leave_alone(checkpoint.execution, checkpoint.decide, CLEAN)
+                mailbox.leave_alone(checkpoint.execution, checkpoint.decide, CLEAN)
                 return
+            if checkpoint.finishes:
+                ends[checkpoint.execution] = checkpoint.finishes
             if in_the_log is not None:
-                checkpoint = replace(checkpoint, folded=0, is_waiting=False)
                 if checkpoint.execution in in_the_log:
                     self._know(checkpoint)
-                    return
-            (waiting if checkpoint.is_waiting else working).append(checkpoint)
-
-        await self._store.each(take)
-        ended = await self._find_ended([*waiting, *working])
-        mailbox = self._target.mailbox
-        for checkpoint in waiting:
-            if checkpoint.execution not in ended:
+                else:
+                    working.append(replace(checkpoint, folded=0))
+            elif checkpoint.is_waiting:
+                # Of a hundred thousand no more is kept than this.
                 self._know(checkpoint)
                 mailbox.passive[checkpoint.execution] = checkpoint.folded
                 for task, at in checkpoint.timers:
                     arm(checkpoint.execution, task, at)
+            else:
+                working.append(checkpoint)
+
+        await self._store.each(take)
+        ended = await self._find_ended([*mailbox.passive, *(one.execution for one in working)], ends)
+        for execution in ended:
+            self._records.pop(execution, None)
+            mailbox.passive.pop(execution, None)
         restored = []
         for checkpoint in working:
             if checkpoint.execution in ended:
@@ -171,19 +195,23 @@ class Checkpoints:
         return True
 
     def _know(self, checkpoint: Checkpoint) -> None:
-        self._records[checkpoint.execution] = _Record(checkpoint.revision, checkpoint.folded)
+        self._records[checkpoint.execution] = checkpoint.revision
 
-    async def _find_ended(self, checkpoints: list[Checkpoint]) -> set[str]:
+    async def _find_ended(self, executions: Sequence[str], ends: Mapping[str, int]) -> set[str]:
         """Executions that ended before the mark: a lagging owner may have stored one again. Nobody reads their ends."""
-        ends = {
-            self._subjects.finished(self._shard, one.execution, one.finishes + 1): one.execution for one in checkpoints
-        }
         found: set[str] = set()
-        for subjects in _chunks(list(ends), ENDS_A_REQUEST):
-            for message in await self._api.multi_last(self._subjects.facts_stream(self._shard), list(subjects)) or ():
+        stream = self._subjects.facts_stream(self._shard)
+        for some in _chunks(executions, ENDS_A_REQUEST):
+            subjects = {self._subjects.finished(self._shard, one, ends.get(one, 0) + 1): one for one in some}
+            for message in await self._api.multi_last(stream, list(subjects)) or ():
                 if message.sequence < self.mark.sequence:
-                    found.add(ends[message.subject])
+                    found.add(subjects[message.subject])
         return found
+
+    @property
+    def is_behind(self) -> bool:
+        """There are more executions in memory than may be, and some are on their way out of it."""
+        return self._is_letting_go and len(self._target.mailbox.executions) > IN_MEMORY_MAX
 
     def __contains__(self, execution: str) -> bool:
         """Whether anything of an execution is stored, or being stored."""
@@ -196,43 +224,72 @@ class Checkpoints:
         return min([next_sequence, *self._saving.values()])
 
     async def run(self) -> None:
-        """Stores, raises the mark and tidies until cancelled."""
+        """Stores, raises the mark and tidies until cancelled; between these turns it lets a crowd leave memory."""
+        loop = asyncio.get_running_loop()
         heads: deque[int] = deque(maxlen=max(1, round(self._after_s / self._interval_s)))
+        turn_at = loop.time() + self._interval_s
         while True:
-            await asyncio.sleep(self._interval_s)
-            if not self._target.is_live:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(turn_at):
+                    await self._is_crowded.wait()
+            self._is_crowded.clear()
+            if self._target.is_live:
+                await self._guarded(self.thin_out())
+            if loop.time() < turn_at:
                 continue
-            is_crowded = len(self._target.mailbox.executions) > ACTIVE_MAX
-            if len(heads) == heads.maxlen or is_crowded:
-                await self._guarded(heads[0] if len(heads) == heads.maxlen else 0)
-            heads.append(self._target.next_sequence)
+            turn_at = loop.time() + self._interval_s
+            if self._target.is_live:
+                before = heads[0] if len(heads) == heads.maxlen else 0
+                await self._guarded(self._turn(before))
+                heads.append(self._target.next_sequence)
 
-    async def _guarded(self, before: int) -> None:
+    async def _guarded(self, work: Awaitable[None]) -> None:
         try:
-            await self.save(before)
-            position = self._target.position()
-            if position > self.mark.sequence:
-                self.mark = await self._store.raise_mark(self.mark, position, self._target.note_identity())
-            await self._tidy()
+            await work
         except SessionLost:
             return
         except InfinityMatrixError as error:
             log.info("checkpoints_postponed", shard=self._shard, reason=str(error))
 
+    async def _turn(self, before: int) -> None:
+        await self.save(before)
+        position = self._target.position()
+        if position > self.mark.sequence:
+            self.mark = await self._store.raise_mark(self.mark, position, self._target.note_identity())
+        await self._tidy()
+
     async def save(self, before: int) -> None:
         """Stores every execution with a fact older than the sequence `before` that is not stored."""
         executions = self._target.mailbox.executions
         due = [one for one in executions.values() if one.sequence < before and not one.is_decided]
-        if len(executions) > ACTIVE_MAX:
-            # A crowd that only waits need not be old to leave memory.
-            due += [one for one in executions.values() if before <= one.sequence < CLEAN and _only_waits(one)]
         for chunk in _chunks(due[:WRITES_A_TURN], WRITES_AT_ONCE):
             await asyncio.gather(*(self._save(execution) for execution in chunk))
+
+    async def thin_out(self) -> None:
+        """Lets executions that only wait leave memory, the oldest first, where there are too many in it."""
+        mailbox = self._target.mailbox
+        executions = mailbox.executions
+        # Not called again while at it, nor before the next turn when the store fails.
+        mailbox.crowd_at = sys.maxsize
+        surplus = len(executions) - int(ACTIVE_MAX * ACTIVE_SHARE)
+        if len(executions) > ACTIVE_MAX:
+            soon = self._target.clock.now() + SOON_S
+            waiting = (one for one in executions.values() if one.sequence < CLEAN and _only_waits(one, soon))
+            leaving = list(islice(waiting, min(surplus, WRITES_A_TURN)))
+            self._is_letting_go = bool(leaving)
+            try:
+                for chunk in _chunks(leaving, WRITES_AT_ONCE):
+                    await asyncio.gather(*(self._save(execution) for execution in chunk))
+            finally:
+                self._is_letting_go = False
+            self._target.read_on()
+        mailbox.crowd_at = max(ACTIVE_MAX, int(len(executions) * CROWD_GROWTH))
+        if surplus > WRITES_A_TURN:
+            self._is_crowded.set()
 
     async def _save(self, execution: ExecutionActor) -> None:
         if execution.id in self._saving or self._target.mailbox.executions.get(execution.id) is not execution:
             return
-        record = self._records.get(execution.id)
         timers = tuple((one.task, one.at) for one in execution.outstanding() if isinstance(one, Arm))
         checkpoint = Checkpoint(
             execution.id,
@@ -242,7 +299,7 @@ class Checkpoints:
             _only_waits(execution),
             execution.finishes,
             None,
-            0 if record is None else record.revision,
+            self._records.get(execution.id, 0),
             execution.plan.definition.name,
             str(execution.state),
             execution.started.at,
@@ -255,7 +312,7 @@ class Checkpoints:
             if revision is None:
                 await self._adopt(execution, first)
             else:
-                self._records[execution.id] = _Record(revision, checkpoint.folded)
+                self._records[execution.id] = revision
         except PayloadTooLarge as error:
             # It keeps its place in the log instead, for as long as that is kept.
             execution.sequence = min(first, execution.sequence)
@@ -265,7 +322,7 @@ class Checkpoints:
             raise
         finally:
             del self._saving[execution.id]
-        if execution.sequence == CLEAN and _only_waits(execution):
+        if execution.sequence == CLEAN and _only_waits(execution) and not self._target.is_awaited(execution.id):
             self._target.mailbox.passivate(execution)
 
     async def _adopt(self, execution: ExecutionActor, first: int) -> None:
@@ -284,9 +341,11 @@ class Checkpoints:
         """
         mailbox = self._target.mailbox
         now = asyncio.get_running_loop().time()
-        for execution in self._records.keys() - mailbox.executions.keys() - mailbox.passive.keys():
-            if execution not in mailbox.reopening:
-                self._ended.setdefault(execution, (self._target.next_sequence, now))
+        if mailbox.ended != self._ended_seen:
+            self._ended_seen = mailbox.ended
+            for execution in self._records.keys() - mailbox.executions.keys() - mailbox.passive.keys():
+                if execution not in mailbox.reopening:
+                    self._ended.setdefault(execution, (self._target.next_sequence, now))
         for execution, (sequence, since) in list(self._ended.items()):
             if execution in mailbox.executions:
                 del self._ended[execution]
@@ -296,8 +355,8 @@ class Checkpoints:
                 self._records.pop(execution, None)
 
 
-def _only_waits(execution: ExecutionActor) -> bool:
-    """Nothing of it is under way: only a fact or a timer goes on with it."""
+def _only_waits(execution: ExecutionActor, soon: float = 0.0) -> bool:
+    """Nothing of it is under way: only a fact goes on with it, or a timer that is not due before `soon`."""
     return not (
         execution.open
         or execution.notices
@@ -305,7 +364,10 @@ def _only_waits(execution: ExecutionActor) -> bool:
         or execution.holds
         or execution.stopped_at is not None
         or execution.is_decided
-        or any(actor.closed for actor in execution.tasks.values())
+        or any(
+            actor.closed or (actor.retry_at is not None and actor.retry_at < soon and actor.is_delayed)
+            for actor in execution.tasks.values()
+        )
     )
 
 

@@ -4,6 +4,7 @@ An actor exists from its `started` to its `finished`. Facts that come before the
 `started` is not there yet, or because its definition is not readable yet. An actor that raises is quarantined alone.
 """
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,8 +74,13 @@ class Mailbox:
         self.reopening: dict[str, Reopening] = {}
         #: Executions that only wait and left memory, with the place up to which their checkpoint is folded.
         self.passive: dict[str, int] = {}
+        #: Called when an execution begins while more than `crowd_at` are in memory.
+        self.crowd_at = sys.maxsize
+        self.on_crowd: Callable[[], None] = lambda: None
         self._finished: OrderedDict[str, None] = OrderedDict()
         self.dropped = 0
+        #: How many ends it heard of.
+        self.ended = 0
 
     def deliver(self, fact: Fact, sequence: int) -> list[Effect]:
         """Gives a fact to its actor and answers the effects; parks it when there is no actor yet.
@@ -224,6 +230,7 @@ class Mailbox:
 
     def forget(self, execution: str) -> None:
         """Takes a finished execution out."""
+        self.ended += 1
         self._close(execution)
         self.parked.pop(execution, None)
         self.quarantined.pop(execution, None)
@@ -254,6 +261,8 @@ class Mailbox:
     def _open(self, started: Started, plan: Plan, sequence: int) -> ExecutionActor:
         actor = ExecutionActor(started, plan, sequence)
         self.executions[started.execution] = actor
+        if len(self.executions) > self.crowd_at:
+            self.on_crowd()
         return actor
 
     def _close(self, execution: str) -> None:

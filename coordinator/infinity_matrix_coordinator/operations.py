@@ -45,7 +45,7 @@ from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection, list_shard
 from infinity_matrix_coordinator.offload import fitting
 from infinity_matrix_coordinator.patience import LOSSES, Patience, patiently
-from infinity_matrix_coordinator.snapshot import restore
+from infinity_matrix_coordinator.snapshot import read_started, restore
 from infinity_matrix_coordinator.standing import Standing, standings
 from infinity_matrix_coordinator.views import (
     ExecutionResult,
@@ -417,12 +417,17 @@ class Operations:
         return await standings(await self.session(), self.subjects)
 
     async def started_of(self, execution: str) -> Started | None:
-        """How an execution was started, by a leader read; None when it was not."""
+        """How an execution was started, by a leader read; None when it was not.
+
+        One that is open for longer than the log keeps facts says so in its checkpoint.
+        """
         shard = shard_of(check_id(execution), self.installation.shards)
         subject = self.subjects.started(shard, execution)
         stored = await JetStreamApi(await self.session()).last_message(self.subjects.facts_stream(shard), subject)
         if stored is None:
-            return None
+            store = await self._checkpoints(execution)
+            checkpoint = await store.read(execution)
+            return None if checkpoint is None else read_started(await store.snapshot_of(checkpoint))
         fact = decode_fact(FactSubject(shard, execution, "started"), stored.data, parse_server_time(stored.at))
         return fact if isinstance(fact, Started) else None
 
@@ -438,10 +443,7 @@ class Operations:
             raise ExecutionExists(execution, "input")
 
     async def _check_exists(self, execution: str) -> None:
-        if (
-            await self.started_of(execution) is None
-            and await (await self._checkpoints(execution)).read(execution) is None
-        ):
+        if await self.started_of(execution) is None:
             raise UnknownExecution(execution)
 
     async def plan(self, digest: str) -> Plan:

@@ -207,6 +207,10 @@ class Shard:
             self._identity.note(last.sequence, last.subject, last.at)
         return self._identity
 
+    def is_awaited(self, execution: str) -> bool:
+        """Whether facts of it wait for what they refer to, or for it to be brought back."""
+        return execution in self._contents
+
     async def plan_of_digest(self, digest: str) -> Plan | None:
         return await self._load_plan(self._session, digest)
 
@@ -229,7 +233,13 @@ class Shard:
     # Reading.
 
     def _capacity(self) -> int:
-        return 0 if self.performer.publisher.in_flight > IN_FLIGHT_MAX * 4 else BATCH
+        is_busy = self.performer.publisher.in_flight > IN_FLIGHT_MAX * 4 or self.checkpoints.is_behind
+        return 0 if is_busy else BATCH
+
+    def read_on(self) -> None:
+        """Reads again, after there had been no capacity for it."""
+        if self._reader is not None:
+            self._reader.resume()
 
     def _on_entry(self, entry: Entry) -> None:
         self.performer.counters.facts += 1
@@ -545,5 +555,4 @@ class Shard:
                 log.warning("away_too_long", shard=self.number, away_s=round(now - self._ticked_at, 1))
                 self._over.set()
             self._ticked_at = now
-            if self._reader is not None:
-                self._reader.resume()
+            self.read_on()

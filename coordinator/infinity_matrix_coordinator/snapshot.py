@@ -4,6 +4,7 @@ What a checkpoint holds. Whoever takes a snapshot up again and folds the facts a
 the same effects, as one who folded all facts from the first.
 """
 
+from operator import attrgetter
 from typing import Any
 
 from infinity_matrix_actors.definition import TaskDefinition
@@ -36,15 +37,18 @@ _PLAIN = (
 _SETS = ("holds", "notices", "open")
 _TASK_DERIVED = frozenset({"node", "state", "error", "group", "member_of"})
 _TASK_PLAIN = tuple(name for name in TaskActor.__slots__ if name not in _TASK_DERIVED)
+_STARTED = tuple(name for name in Started.__dataclass_fields__ if name != "content")
 _SAGA_PLAIN = ("compensated", "failed", "forward_of", "leased_until", "plain")
 _CALL = "im-call"
-_FRESH = TaskActor(Node(TaskDefinition("im-fresh")))
+#: All at once: a third of the time that asking for one after the other takes.
+_plain_of, _task_plain_of, _started_of = attrgetter(*_PLAIN), attrgetter(*_TASK_PLAIN), attrgetter(*_STARTED)
+_TASK_FIRST = _task_plain_of(TaskActor(Node(TaskDefinition("im-fresh"))))
 
 
 def snapshot(execution: ExecutionActor) -> dict[str, Any]:
     """The state as JSON can hold it; what has its first value is left out."""
     record: dict[str, Any] = {"v": SNAPSHOT_VERSION, "started": _started(execution.started)}
-    record |= {name: getattr(execution, name) for name in _PLAIN}
+    record.update(zip(_PLAIN, _plain_of(execution), strict=True))
     if execution.started.content is None:
         # It is the input itself.
         del record["content"]
@@ -64,8 +68,7 @@ def restore(record: dict[str, Any], plan: Plan, sequence: int) -> ExecutionActor
     """The execution of which `record` is the snapshot; raises KeyError, TypeError or ValueError for anything else."""
     if record["v"] != SNAPSHOT_VERSION:
         raise ValueError(f"a snapshot of version {record['v']} cannot be read")
-    started = record["started"]
-    execution = ExecutionActor(Started(**{**started, "priority": Priority(started["priority"])}), plan, sequence)
+    execution = ExecutionActor(read_started(record), plan, sequence)
     for name in _PLAIN:
         if name in record:
             setattr(execution, name, record[name])
@@ -86,9 +89,16 @@ def restore(record: dict[str, Any], plan: Plan, sequence: int) -> ExecutionActor
     return execution
 
 
+def read_started(record: dict[str, Any]) -> Started:
+    """How the execution began of which `record` is the snapshot; raises KeyError, TypeError or ValueError."""
+    started = record["started"]
+    return Started(**{**started, "priority": Priority(started["priority"])})
+
+
 def _started(fact: Started) -> dict[str, Any]:
-    record = {name: getattr(fact, name) for name in Started.__dataclass_fields__ if name != "content"}
-    return {**record, "priority": str(fact.priority)}
+    record = dict(zip(_STARTED, _started_of(fact), strict=True))
+    record["priority"] = str(fact.priority)
+    return record
 
 
 def _finished(fact: Finished) -> dict[str, Any]:
@@ -97,7 +107,8 @@ def _finished(fact: Finished) -> dict[str, Any]:
 
 def _task(actor: TaskActor) -> dict[str, Any]:
     # Most tasks have most fields at their first value; those are not written.
-    record = {name: value for name in _TASK_PLAIN if (value := getattr(actor, name)) != getattr(_FRESH, name)}
+    values = zip(_TASK_PLAIN, _task_plain_of(actor), _TASK_FIRST, strict=True)
+    record = {name: value for name, value, first in values if value is not first and value != first}
     record["waiting_for"] = actor.waiting_for
     record["state"] = str(actor.state)
     if actor.error is not None:

@@ -15,7 +15,7 @@ class Timers(Generic[Key]):
     """At most one timer a key."""
 
     def __init__(self) -> None:
-        self._armed: dict[Key, tuple[float, int]] = {}
+        self._armed: dict[Key, tuple[float, int, Key]] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._count = itertools.count()
 
@@ -24,13 +24,13 @@ class Timers(Generic[Key]):
 
     def arm(self, key: Key, at: float) -> bool:
         """Sets the key's timer to `at`, in place of its earlier one; answers whether it is the next one due."""
-        number = next(self._count)
-        self._armed[key] = (at, number)
-        heapq.heappush(self._heap, (at, number, key))
+        # The same tuple in both: a hundred thousand timers wait.
+        self._armed[key] = armed = (at, next(self._count), key)
+        heapq.heappush(self._heap, armed)
         if len(self._heap) > GARBAGE_FREE_BELOW and len(self._heap) > GARBAGE_RATIO * len(self._armed):
-            self._heap = [(at, number, key) for key, (at, number) in self._armed.items()]
+            self._heap = list(self._armed.values())
             heapq.heapify(self._heap)
-        return self._heap[0][1] == number
+        return self._heap[0] is armed
 
     def disarm(self, key: Key) -> None:
         self._armed.pop(key, None)
@@ -38,9 +38,9 @@ class Timers(Generic[Key]):
     def next_at(self) -> float | None:
         """When the earliest timer is due."""
         while self._heap:
-            at, number, key = self._heap[0]
-            if self._armed.get(key) == (at, number):
-                return at
+            first = self._heap[0]
+            if self._armed.get(first[2]) is first:
+                return first[0]
             heapq.heappop(self._heap)
         return None
 

@@ -16,8 +16,10 @@ from infinity_matrix_bus.installation import install
 from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.session import Endpoint, Session
 from infinity_matrix_bus.subjects import Subjects
+from infinity_matrix_coordinator import checkpoints as checkpoints_module
 from infinity_matrix_coordinator.checkpoint_store import Checkpoint, CheckpointStore, Mark
 from infinity_matrix_coordinator.checkpoints import Checkpoints
+from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.log_identity import LogIdentity
 from infinity_matrix_coordinator.mailbox import Mailbox
 
@@ -31,14 +33,23 @@ class Target:
     """What the checkpoints need of a shard."""
 
     mailbox: Mailbox = field(default_factory=lambda: Mailbox({PLAN.digest: PLAN}.get))
+    clock: StreamClock = field(default_factory=StreamClock)
     is_live: bool = True
     next_sequence: int = HEAD
+    awaited: set[str] = field(default_factory=set)
+    reads: int = 0
 
     def position(self) -> int:
         return HEAD
 
     def note_identity(self) -> LogIdentity | None:
         return None
+
+    def read_on(self) -> None:
+        self.reads += 1
+
+    def is_awaited(self, execution: str) -> bool:
+        return execution in self.awaited
 
     async def plan_of_digest(self, digest: str) -> Plan | None:
         return PLAN
@@ -115,3 +126,72 @@ async def test_a_checkpoint_of_another_version_is_left_where_it_is(connection: C
     assert target.mailbox.position(HEAD) == HEAD
     assert not target.mailbox.passive
     assert await store.read("e1") is not None
+
+
+async def test_what_only_waits_is_let_go_when_there_are_too_many(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints_module, "ACTIVE_MAX", 10)
+    target = Target()
+    mailbox = target.mailbox
+    checkpoints = checkpoints_on(connection, target)
+    for number in range(14):
+        mailbox.deliver(Started(f"e{number}", 1.0, "w", PLAN.digest), number + 1)
+    working, awaited, soon = mailbox.executions["e0"], "e1", mailbox.executions["e2"]
+    working.open.add("a")
+    target.awaited.add(awaited)
+    soon.tasks["a"].retry_at = target.clock.now() + 1.0
+    await checkpoints.thin_out()
+    # Down to nine tenths: the oldest that only wait and are not called already.
+    assert list(mailbox.passive) == ["e3", "e4", "e5", "e6"]
+    assert {"e0", "e1", "e2"} < mailbox.executions.keys()
+    assert (await store_on(connection.session).read("e3")) is not None
+
+
+async def test_the_log_is_read_no_faster_than_a_crowd_leaves(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints_module, "ACTIVE_MAX", 10)
+    monkeypatch.setattr(checkpoints_module, "IN_MEMORY_MAX", 15)
+    gate = asyncio.Event()
+
+    class SlowStore(CheckpointStore):
+        async def save(self, checkpoint: Checkpoint, snapshot: dict[str, Any]) -> int | None:
+            await gate.wait()
+            return await super().save(checkpoint, snapshot)
+
+    target = Target()
+    checkpoints = checkpoints_on(connection, target, SlowStore)
+    calls: list[int] = []
+    target.mailbox.on_crowd = lambda: calls.append(len(target.mailbox.executions))
+    for number in range(20):
+        target.mailbox.deliver(Started(f"e{number}", 1.0, "w", PLAN.digest), number + 1)
+    assert calls == list(range(11, 21))
+    assert not checkpoints.is_behind
+    thinning = asyncio.create_task(checkpoints.thin_out())
+    await asyncio.sleep(0)
+    assert checkpoints.is_behind
+    gate.set()
+    await thinning
+    assert (len(target.mailbox.executions), checkpoints.is_behind, target.reads) == (9, False, 1)
+
+
+async def test_a_crowd_at_work_is_not_looked_through_at_each_start(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints_module, "ACTIVE_MAX", 10)
+    target = Target()
+    checkpoints = checkpoints_on(connection, target)
+    calls: list[int] = []
+    looks: list[int] = []
+    target.mailbox.on_crowd = lambda: calls.append(len(target.mailbox.executions))
+    for number in range(40):
+        target.mailbox.deliver(Started(f"e{number}", 1.0, "w", PLAN.digest), number + 1)
+        target.mailbox.executions[f"e{number}"].open.add("a")
+        if calls:
+            await checkpoints.thin_out()
+            calls.clear()
+            looks.append(number + 1)
+    assert looks == [11, 14, 18, 23, 29, 37]
+    assert not target.mailbox.passive
+    assert not checkpoints.is_behind

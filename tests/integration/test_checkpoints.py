@@ -6,15 +6,19 @@ from typing import Any
 
 import pytest
 from harness import until
+from infinity_matrix.agents import Agent, Failure, Work, serve_agents
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Workflow
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.session import Endpoint
+from infinity_matrix_coordinator import checkpoints
+from infinity_matrix_coordinator.execution import CLEAN
 from infinity_matrix_coordinator.process import Coordinator
 
 AFTER_S = 0.4
 WAIT_S = 20.0
+CROWD = 1000
 _SECOND = 1_000_000_000
 WORKFLOW = Workflow(
     "patient",
@@ -118,11 +122,91 @@ async def test_an_execution_outlives_the_age_of_the_log(server: EmbeddedServer) 
         await coordinator.stop()
 
 
+async def test_a_crowd_that_only_waits_leaves_memory_before_its_time(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "ACTIVE_MAX", 50)
+    coordinator = await Coordinator(Endpoint(server.url, token=server.token), shards=2).start()
+    client = await connected(server)
+    try:
+        definition = Workflow("crowd", tasks=[Task("only", wait_for="go")]).definition()
+        digest = await client.operations.store(definition)
+        ids = await asyncio.gather(*(client.operations.start("crowd", digest, n) for n in range(CROWD)))
+        # At their age none would have left before 20 s.
+        await until(lambda: active(coordinator) <= 2 * 50 and passive(coordinator) >= CROWD - 2 * 50, 4.0)
+        for id in ids:
+            await client.signal(id, "go", {"for": id})
+        results = await asyncio.gather(*(client.wait(id, WAIT_S) for id in ids))
+        assert [result.outputs["only"]["for"] for result in results] == ids
+        assert passive(coordinator) == 0
+    finally:
+        await client.close()
+        await coordinator.stop()
+
+
+async def test_a_saga_outlives_the_log_and_its_coordinators(server: EmbeddedServer) -> None:
+    coordinator = await coordinate(server)
+    client = await connected(server)
+    hands, undone, may_undo = Agent("hands"), [], asyncio.Event()
+
+    @hands.handler
+    async def handle(work: Work) -> dict[str, str]:
+        if work.task == "charge":
+            raise Failure("declined", "no money", retryable=False)
+        if work.task == "unbook":
+            await may_undo.wait()
+            undone.append(work.upstream["book"])
+        return {"room": work.execution}
+
+    serving = asyncio.create_task(serve_agents([hands], server.connect_url))
+    try:
+        await shorten(client, 1)
+        tasks = [
+            Task("book", "hands", compensation=Task("unbook", "hands")),
+            Task("wait", wait_for="go", depends_on=["book"]),
+            Task("charge", "hands", depends_on=["wait"]),
+        ]
+        id = await client.start_definition(Workflow("trip", tasks=tasks).definition())
+        await until(lambda: passive(coordinator) == 1, WAIT_S)
+        await until(lambda: facts_left(client), WAIT_S)
+        for _ in range(3):
+            await coordinator.stop()
+            coordinator = await coordinate(server)
+            assert passive(coordinator) == 1
+        await client.signal(id, "go")
+        # The compensation is in the agent's hands, and all facts of the execution are gone.
+        await until(lambda: is_undoing(client, id), WAIT_S)
+        await until(lambda: is_folded_whole(coordinator, id), WAIT_S)
+        await until(lambda: facts_left(client), WAIT_S)
+        await coordinator.stop()
+        coordinator = await coordinate(server)
+        may_undo.set()
+        result = await client.wait(id, WAIT_S)
+        assert (result.status, result.compensation) == ("failed", "complete")
+        assert undone == [{"room": id}]
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        await client.close()
+        await coordinator.stop()
+
+
 async def shorten(client: Client, age_s: int) -> None:
     api = JetStreamApi(client.connection.session)
     for shard in range(2):
         info: Any = await api.stream_info(f"IM_FACTS_{shard}")
         await api.update_stream({**info["config"], "max_age": age_s * _SECOND})
+
+
+async def is_undoing(client: Client, id: str) -> bool:
+    undo = (await client.get_status(id)).tasks.get("unbook")
+    return undo is not None and undo.state == "running"
+
+
+async def is_folded_whole(coordinator: Coordinator, id: str) -> bool:
+    """Whether the checkpoint has all of an execution that is in memory."""
+    actors = [shard.mailbox.executions.get(id) for shard in coordinator.shards.values()]
+    return [actor.sequence for actor in actors if actor is not None] == [CLEAN]
 
 
 async def facts_left(client: Client) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
 from infinity_matrix_actors.duration import parse_duration
-from infinity_matrix_actors.errors import InfinityMatrixError, NoCoordinator, StorageUnavailable
+from infinity_matrix_actors.errors import InfinityMatrixError, NoCoordinator, StorageUnavailable, UnknownExecution
 from infinity_matrix_actors.fact import Priority
 from infinity_matrix_actors.state import ExecutionState, TaskState
 from infinity_matrix_agents import Agent, AgentRunner
@@ -225,7 +225,7 @@ class Client:
             if result.status == ExecutionState.COMPLETED:
                 return result
             # Who waits for an id that was started again means what became of it in the end.
-            latest = await self.latest_run(execution_id)
+            latest = await self._latest_run_of_ended(execution_id)
             if latest == execution_id:
                 return result
             execution_id = latest
@@ -238,11 +238,18 @@ class Client:
         await self.find_coordinator()
         return await self._wait(execution_id, ends_at)
 
+    async def _latest_run_of_ended(self, execution_id: str) -> str:
+        try:
+            return await self.latest_run(execution_id)
+        except UnknownExecution:
+            # It began longer ago than the log reaches back, and has ended a moment ago: of that nothing more is kept.
+            return execution_id
+
     async def get_status(self, execution_id: str, *, is_whole: bool = True) -> ExecutionStatus:
         """Where an execution stands; raises UnknownExecution. Unless `is_whole`, large results stay references."""
         status = status_of(await patiently(lambda: self.operations.fold(execution_id)))
         if status.state in (ExecutionState.FAILED, ExecutionState.CANCELLED):
-            latest = await self.latest_run(execution_id)
+            latest = await self._latest_run_of_ended(execution_id)
             status = replace(status, latest_run=latest if latest != execution_id else None)
         return await patiently(lambda: whole_status(status, self.operations.artifacts)) if is_whole else status
 
