@@ -344,7 +344,8 @@ class Checkpoints:
         if mailbox.ended != self._ended_seen:
             self._ended_seen = mailbox.ended
             for execution in self._records.keys() - mailbox.executions.keys() - mailbox.passive.keys():
-                if execution not in mailbox.reopening:
+                # One that stands still in quarantine has not ended: its record may be all there is of it.
+                if execution not in mailbox:
                     self._ended.setdefault(execution, (self._target.next_sequence, now))
         for execution, (sequence, since) in list(self._ended.items()):
             if execution in mailbox.executions:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from harness import until
 from infinity_matrix_actors.definition import TaskDefinition, WorkflowDefinition
 from infinity_matrix_actors.fact import DECIDE_VERSION, Started
 from infinity_matrix_actors.plan import Plan
@@ -21,7 +22,7 @@ from infinity_matrix_coordinator.checkpoint_store import Checkpoint, CheckpointS
 from infinity_matrix_coordinator.checkpoints import Checkpoints
 from infinity_matrix_coordinator.clock import StreamClock
 from infinity_matrix_coordinator.log_identity import LogIdentity
-from infinity_matrix_coordinator.mailbox import Mailbox
+from infinity_matrix_coordinator.mailbox import Mailbox, Quarantine
 
 PLAN = Plan.of(WorkflowDefinition("w", (TaskDefinition("a", wait_for="go"),)))
 CHECKPOINT = Checkpoint("e1", PLAN.digest, 5, (), True, 0, None)
@@ -195,3 +196,30 @@ async def test_a_crowd_at_work_is_not_looked_through_at_each_start(
     assert looks == [11, 14, 18, 23, 29, 37]
     assert not target.mailbox.passive
     assert not checkpoints.is_behind
+
+
+async def test_the_record_of_what_stands_still_is_kept_when_others_end(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints_module, "ENDED_KEPT_S", 0.0)
+    target, store = Target(), store_on(connection.session)
+    mailbox = target.mailbox
+    checkpoints = Checkpoints(store, target, JetStreamApi(connection.session), Subjects("im"), 0, after_s=0.02)
+    for number, execution in enumerate(("still", "over"), 1):
+        mailbox.deliver(Started(execution, 1.0, "w", PLAN.digest), number)
+    await checkpoints.save(HEAD)
+    assert mailbox.passive.keys() == {"still", "over"}
+    del mailbox.passive["still"]
+    mailbox.quarantined["still"] = Quarantine(1, "its actor raised")
+    mailbox.forget("over")
+    running = asyncio.create_task(checkpoints.run())
+    try:
+        await until(lambda: is_gone(store, "over"), 5.0)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert await store.read("still") is not None
+
+
+async def is_gone(store: CheckpointStore, execution: str) -> bool:
+    return await store.read(execution) is None
