@@ -131,8 +131,19 @@ class JetStreamApi:
 
     async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
         """The last message on a subject by a leader read: it sees every write confirmed before."""
+        return await self._get(stream, {"last_by_subj": subject})
+
+    async def message(self, stream: str, sequence: int) -> StoredMessage | None:
+        """The message at that place by a leader read; None when it is gone."""
+        return await self._get(stream, {"seq": sequence})
+
+    async def delete_message(self, stream: str, sequence: int) -> None:
+        """Takes one message out; raises JetStreamError when it is gone."""
+        await self.call(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+
+    async def _get(self, stream: str, which: dict[str, Any]) -> StoredMessage | None:
         try:
-            record = await self.call(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+            record = await self.call(f"STREAM.MSG.GET.{stream}", which)
         except JetStreamError as error:
             if error.code == NO_MESSAGE:
                 return None

@@ -13,7 +13,7 @@ from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.fact import TaskError
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.log import get_logger
-from infinity_matrix_bus.session import Session
+from infinity_matrix_bus.session import Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects, shard_of
 
 from infinity_matrix_coordinator.backlog import Attempt
@@ -69,11 +69,23 @@ class Sweep:
         self._mend_consumers = mend_consumers
         self._interval_s = interval_s
         self._api = JetStreamApi(session)
-        self._worn = WornWorks(session, subjects, shard.clock, self._begun_again, shard.condemn)
+        self._worn = WornWorks(
+            session,
+            subjects,
+            shard.clock,
+            lambda execution: shard_of(execution, shards) == shard.number,
+            self._begun_again,
+            shard.condemn,
+            repairs.add,
+        )
         self._leftovers = Leftovers(self._api, subjects) if shard.number == 0 else None
 
     async def run(self) -> None:
         """Sweeps every `interval_s` while the shard is live, until cancelled."""
+        try:
+            await self._worn.listen()
+        except SessionLost:
+            return
         while True:
             await asyncio.sleep(self._interval_s)
             if not self._shard.is_live:
@@ -94,7 +106,7 @@ class Sweep:
         young = shard.clock.now() - min(SWEEP_AGE_MIN_S, self._interval_s)
         waited_for = shard.mailbox.open_attempts(young)
         await self._mend_consumers(self._session, set(waited_for))
-        await self._worn.look(waited_for, self._interval_s)
+        await self._worn.look(waited_for)
         if self._leftovers is not None:
             await self._leftovers.take_out()
         attempts = [

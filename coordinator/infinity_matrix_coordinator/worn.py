@@ -1,22 +1,22 @@
 """Worn works: what is given out again and again because no agent lives to give an outcome, with or without the SDK.
 
-Agents of the SDK count for themselves; a plain agent that dies cannot. Only a delivery says how often a work was
-delivered, so where works come again, this takes one delivery itself now and then, reads its count, and hands it back.
-What was handed back by anybody does not count: the server tells of it.
+Agents of the SDK count for themselves; a plain agent that dies cannot, and only the server knows how often a work was
+delivered. It tells when asked for a limit: above `max_deliver` it gives a work to nobody and says how often it was
+given out, whoever else waits for work. So where works come again, their consumer gets one. What was handed back does
+not count, the server tells of that, too; such work, and what it cannot be told of, begins anew.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.fact import ErrorType, TaskError
-from infinity_matrix_bus.api import API_PREFIX, JetStreamApi
-from infinity_matrix_bus.codec import Undecodable, decode_record
+from infinity_matrix_bus.api import JetStreamApi, StoredMessage
+from infinity_matrix_bus.codec import Undecodable, decode_record, parse_server_time
 from infinity_matrix_bus.log import get_logger
-from infinity_matrix_bus.log_reader import parse_ack_reply
-from infinity_matrix_bus.puller import Puller
-from infinity_matrix_bus.session import Session, SessionLost, Subscription
+from infinity_matrix_bus.session import Session, Subscription
 from infinity_matrix_bus.subjects import Subjects
 
 from infinity_matrix_coordinator.backlog import Attempt
@@ -24,140 +24,146 @@ from infinity_matrix_coordinator.clock import StreamClock
 
 #: Leases that ran out under an agent, after which the work itself is what kills agents.
 DEATHS_MAX = 5
-#: Works of which it is remembered how often they were handed back; forgetting one only finds poison later.
+#: Deliveries after which the server tells. One more: given it once again, an agent of the SDK says `poison` itself.
+DELIVERIES_MAX = DEATHS_MAX + 1
+UNLIMITED = -1
+#: Works of which it is remembered how often they were handed back, and that wait to be looked at; forgetting one only
+#: finds poison later, for a sweep publishes again what nobody is given any more.
 REMEMBERED_MAX = 100_000
-NAKED = "$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED"
+ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER"
 #: How often an attempt was begun again, by the marks of an SDK agent; None when that cannot be read.
 Marks = Callable[[Attempt], Awaitable[int | None]]
 log = get_logger("infinity_matrix.coordinator")
 
 
 class WornWorks:
-    """Finds the works of one shard that kill agents, on one session; calls `condemn` for each."""
+    """Finds the works of one shard that kill agents, on one session.
+
+    `is_own`: whether an execution is of this shard. `condemn` is called for what kills agents, `renew` for what was
+    taken out of the queue and is to be published again.
+    """
 
     def __init__(
         self,
         session: Session,
         subjects: Subjects,
         clock: StreamClock,
+        is_own: Callable[[str], bool],
         marks: Marks,
         condemn: Callable[[Attempt, TaskError], None],
+        renew: Callable[[Attempt], None],
     ) -> None:
         self._session = session
         self._api = JetStreamApi(session)
         self._subjects = subjects
+        self._stream = subjects.work_stream
         self._clock = clock
+        self._is_own = is_own
         self._marks = marks
         self._condemn = condemn
-        #: By place in the work stream: how often it was handed back, and its first delivery that is counted.
+        self._renew = renew
+        #: By place in the work stream: how often it was handed back, and how often in all it was given out.
         self._handed_back: OrderedDict[int, int] = OrderedDict()
-        self._first: OrderedDict[int, int] = OrderedDict()
-        self._listening: Subscription | None = None
+        self._exceeded: OrderedDict[int, int] = OrderedDict()
+        #: Agents whose consumers were given a limit here.
+        self._limited: set[str] = set()
+        self._listening: list[Subscription] = []
         self._listening_since = 0.0
-        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._examining: asyncio.Task[None] | None = None
 
-    async def look(self, suspects: Mapping[str, Mapping[Attempt, float]], for_s: float) -> None:
-        """Looks for `for_s` where works come again, at agents of open attempts, given with when each was dispatched.
+    async def listen(self) -> None:
+        """Hears of what is handed back from now on, and of what nobody is given any more."""
+        for kind, hear in (("MSG_NAKED", self._hear_handed_back), ("MAX_DELIVERIES", self._hear_exceeded)):
+            self._listening.append(await self._session.subscribe(f"{ADVISORY}.{kind}.{self._stream}.*", hear))
+        self._listening_since = self._clock.now()
 
-        Returns at once; raises JetStreamError, RequestTimeout, SessionLost.
+    async def look(self, suspects: Mapping[str, Mapping[Attempt, float]]) -> None:
+        """Limits the consumers whose works come again; `suspects` are open attempts, with when each was dispatched.
+
+        Raises JetStreamError, RequestTimeout, SessionLost.
         """
-        if self._listening is None:
-            subject = f"{NAKED}.{self._subjects.work_stream}.*"
-            self._listening = await self._session.subscribe(subject, self._hear)
-            self._listening_since = self._clock.now()
-        for agent, attempts in suspects.items():
-            if agent in self._looking:
+        for agent in {*suspects, *self._limited}:
+            info = await self._api.consumer_info(self._stream, agent)
+            if info is None:
+                self._limited.discard(agent)
                 continue
-            info = await self._api.consumer_info(self._subjects.work_stream, agent)
-            if info is None or not info.get("num_redelivered"):
-                continue
-            worn_before = self._clock.now() - DEATHS_MAX * int(info["config"].get("ack_wait", 0)) / 1e9
-            old = {attempt for attempt, dispatched_at in attempts.items() if dispatched_at < worn_before}
-            if old:
-                task = asyncio.create_task(self._look_at(agent, old, for_s), name=f"worn-{agent}")
-                self._looking[agent] = task
-                task.add_done_callback(lambda _, agent=agent: self._looking.pop(agent, None))  # type: ignore[misc]
+            lease_s = int(info["config"].get("ack_wait", 0)) / 1e9
+            limit = int(info["config"].get("max_deliver", UNLIMITED))
+            is_again = bool(info.get("num_redelivered"))
+            oldest = min(suspects.get(agent, {}).values(), default=self._clock.now())
+            if not is_again and limit == DELIVERIES_MAX:
+                # Nothing comes again: whoever set it, it is needed by nobody now.
+                await self._limit(agent, info["config"], UNLIMITED)
+                self._limited.discard(agent)
+            elif is_again and limit == UNLIMITED and oldest < self._clock.now() - lease_s:
+                await self._limit(agent, info["config"], DELIVERIES_MAX)
+                self._limited.add(agent)
 
     async def close(self) -> None:
-        tasks = list(self._looking.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._listening is not None:
-            await self._listening.close()
+        if self._examining is not None:
+            self._examining.cancel()
+            await asyncio.gather(self._examining, return_exceptions=True)
+        for subscription in self._listening:
+            await subscription.close()
 
-    async def _look_at(self, agent: str, suspects: set[Attempt], for_s: float) -> None:
-        """Waits for one delivery, as an agent would; the server gives what comes again before what is new."""
-        delivery: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
+    async def _limit(self, agent: str, config: Mapping[str, Any], deliveries: int) -> None:
+        """Sets how often a consumer gives a work out, and leaves the rest of it as it is."""
+        log.debug("deliveries_limited", agent=agent, deliveries=deliveries)
+        await self._api.create_consumer(self._stream, agent, {**config, "max_deliver": deliveries})
 
-        def take(subject: str, reply: str, data: bytes) -> None:
-            if delivery.done():
-                self._hand_back(reply)
-            else:
-                delivery.set_result((subject, reply))
+    def _hear_handed_back(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+        told = _told(data, "stream_seq")
+        if told is not None:
+            self._handed_back[told[0]] = self._handed_back.get(told[0], 0) + 1
+            _bound(self._handed_back)
 
-        puller = Puller(
-            self._session,
-            API_PREFIX,
-            self._subjects.work_stream,
-            agent,
-            lambda: 0 if delivery.done() else 1,
-            take,
-            lambda reason: log.debug("worn_not_looked_at", agent=agent, reason=reason),
-        )
-        try:
-            await puller.open()
+    def _hear_exceeded(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+        told = _told(data, "stream_seq", "deliveries")
+        if told is None:
+            return
+        self._exceeded[told[0]] = told[1]
+        _bound(self._exceeded)
+        if self._examining is None or self._examining.done():
+            self._examining = asyncio.create_task(self._examine_all(), name="worn")
+
+    async def _examine_all(self) -> None:
+        while self._exceeded:
+            sequence, deliveries = self._exceeded.popitem(last=False)
             try:
-                async with asyncio.timeout(for_s):
-                    await asyncio.shield(delivery)
-            except TimeoutError:
-                # What is on its way now is handed back by `take`.
-                pass
-            await puller.drain()
-            if delivery.done():
-                await self._examine(*delivery.result(), suspects)
-        except InfinityMatrixError as error:
-            log.debug("worn_not_looked_at", agent=agent, reason=str(error))
-        finally:
-            await puller.close()
+                stored = await self._api.message(self._stream, sequence)
+                if stored is not None:
+                    await self._examine(stored, deliveries)
+            except InfinityMatrixError as error:
+                # The sweep finds that nobody is given it any more.
+                log.debug("worn_not_looked_at", sequence=sequence, reason=str(error))
 
-    async def _examine(self, subject: str, reply: str, suspects: set[Attempt]) -> None:
-        place = self._subjects.parse_work(subject)
-        deliveries, sequence, _, stored_at, _ = parse_ack_reply(reply)
-        attempt = place[1:] if place is not None else None
-        if attempt is None or attempt not in suspects or self._deaths(deliveries, sequence, stored_at) < DEATHS_MAX:
-            self._hand_back(reply)
+    async def _examine(self, stored: StoredMessage, deliveries: int) -> None:
+        """Of a work that nobody is given any more: is it poison, or has it only been handed back?"""
+        place = self._subjects.parse_work(stored.subject)
+        if place is None or not self._is_own(place[1]):
             return
-        if await self._marks(attempt) != 0:
-            # An agent of the SDK has it, or it cannot be told: that agent counts better.
-            self._hand_back(reply)
-            return
-        log.warning("work_is_poison", execution=attempt[0], task=attempt[1], deliveries=deliveries)
-        message = f"given out {deliveries} times, and no agent lived to give an outcome"
-        self._condemn(attempt, TaskError(ErrorType.POISON, message, retryable=False))
+        attempt = place[1:]
+        # Of what is older nobody here heard how often it was handed back.
+        is_known = parse_server_time(stored.at) >= self._listening_since
+        deaths = deliveries - self._handed_back.pop(stored.sequence, 0)
+        # Nobody marks what plain agents begin; what agents of the SDK began again as often is poison to them, too.
+        marks = await self._marks(attempt) if is_known and deaths >= DEATHS_MAX else None
+        if marks is not None and (marks == 0 or marks >= DEATHS_MAX - 1):
+            log.warning("work_is_poison", execution=attempt[0], task=attempt[1], deliveries=deliveries)
+            message = f"given out {deliveries} times, and no agent lived to give an outcome"
+            self._condemn(attempt, TaskError(ErrorType.POISON, message, retryable=False))
+        else:
+            await self._api.delete_message(self._stream, stored.sequence)
+            self._renew(attempt)
 
-    def _deaths(self, deliveries: int, sequence: int, stored_at: float) -> int:
-        """How many deliveries before this one ended neither with an outcome nor by being handed back."""
-        first = self._first.get(sequence)
-        if first is None:
-            # Of what is older nobody here heard how often it was handed back: it counts from now on.
-            first = self._first[sequence] = 1 if stored_at >= self._listening_since else deliveries
-            _bound(self._first)
-        return deliveries - first - self._handed_back.get(sequence, 0)
 
-    def _hand_back(self, reply: str) -> None:
-        try:
-            self._session.publish(reply, b"-NAK")
-        except SessionLost:
-            log.debug("not_handed_back")
-
-    def _hear(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        try:
-            sequence = int(decode_record(data)["stream_seq"])
-        except (Undecodable, KeyError, TypeError, ValueError):
-            return
-        self._handed_back[sequence] = self._handed_back.get(sequence, 0) + 1
-        _bound(self._handed_back)
+def _told(data: bytes, *keys: str) -> tuple[int, ...] | None:
+    """These numbers of what the server told; None where it lacks one."""
+    try:
+        record = decode_record(data)
+        return tuple(int(record[key]) for key in keys)
+    except (Undecodable, KeyError, TypeError, ValueError):
+        return None
 
 
 def _bound(remembered: OrderedDict[int, int]) -> None:
