@@ -260,7 +260,8 @@ def test_a_log_that(invariant: str, what: str, doctor: Callable[[History], objec
 
 
 def test_every_invariant_has_a_log_that_breaks_only_it() -> None:
-    assert {invariant for invariant, _, _ in DOCTORED} == set(INVARIANTS)
+    # What concerns children has logs of its own.
+    assert {invariant for invariant, _, _ in DOCTORED} == set(INVARIANTS) - {"I16"}
 
 
 def test_a_violation_says_where_it_is() -> None:

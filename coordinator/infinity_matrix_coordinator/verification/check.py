@@ -3,16 +3,24 @@
 from infinity_matrix_actors.errors import InvalidDefinition
 from infinity_matrix_actors.plan import Plan
 
-from infinity_matrix_coordinator.verification import end_rules, graph_rules, journal_rules, log_rules, saga_rules
+from infinity_matrix_coordinator.verification import (
+    child_rules,
+    end_rules,
+    graph_rules,
+    journal_rules,
+    log_rules,
+    saga_rules,
+)
 from infinity_matrix_coordinator.verification.account import Account, asks_artifacts, is_understood
 from infinity_matrix_coordinator.verification.history import Entry, History, Violation
 from infinity_matrix_coordinator.verification.instance_rules import check_instances
 
 
-def verify(history: History) -> list[Violation]:
+def verify(history: History, *, has_all_shards: bool = True) -> list[Violation]:
     """Everything that was not allowed, in the order of executions; empty when all is well.
 
-    An execution whose log broke a rule has no one state, so what it came to is then not compared.
+    An execution whose log broke a rule has no one state, so what it came to is then not compared. Children are held
+    against their parents only where `has_all_shards`.
     """
     plans = {digest: _plan(history, digest) for digest in history.definitions}
     found: list[Violation] = []
@@ -29,6 +37,9 @@ def verify(history: History) -> list[Violation]:
     found += journal_rules.check_agents_journal(history)
     found += journal_rules.check_clients_journal(history, accounts)
     found += journal_rules.check_leftovers(history)
+    if has_all_shards:
+        is_whole = history.is_over and history.is_whole
+        found += child_rules.check_children(child_rules.kin_of(history), history.queue_read_at, is_whole=is_whole)
     return found
 
 

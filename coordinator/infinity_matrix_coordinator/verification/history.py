@@ -28,6 +28,7 @@ INVARIANTS = {
     "I13": "a result comes from the agent that was given the attempt",
     "I14": "nothing is left over of what has ended",
     "I15": "the metrics that were shown are the counts of the log",
+    "I16": "a child starts after its parent, tells it its end, and is cancelled or let go as its close policy says",
 }
 
 #: An agent's journal has this machine's clock at one moment and the log that of the server at another.
