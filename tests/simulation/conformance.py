@@ -30,7 +30,8 @@ SUBJECTS = tuple(f"{first}.{second}" for first in "abc" for second in "123")
 PATTERNS = (*SUBJECTS, "a.*", "*.1", ">", "none.here")
 CONSUMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "workers-a": ("WORK", {"ack_policy": "explicit", "filter_subject": "WORK.a.>", "max_deliver": -1}),
-    "workers-b": ("WORK", {"ack_policy": "explicit", "filter_subject": "WORK.b.>", "max_ack_pending": 2}),
+    "workers-b": ("WORK", {"ack_policy": "explicit", "filter_subject": "WORK.b.>", "max_deliver": 2}),
+    "workers-c": ("WORK", {"ack_policy": "explicit", "filter_subject": "WORK.c.>", "max_ack_pending": 2}),
     "reader": ("LOG", {"ack_policy": "none", "deliver_policy": "by_start_sequence", "opt_start_seq": 1}),
     "some": ("LOG", {"ack_policy": "none", "deliver_policy": "all", "filter_subjects": ["LOG.a.*", "LOG.b.2"]}),
     "new": ("OLD", {"ack_policy": "none", "deliver_policy": "new"}),

@@ -1,5 +1,6 @@
 """The model of one pull consumer: what it delivers to whom, again, and until when."""
 
+import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class Consumer:
         self._pending_max = int(config.get("max_ack_pending") or 1000)
         self._waiting_max = int(config.get("max_waiting") or WAITING_MAX_DEFAULT)
         self.inactive_ns = int(config.get("inactive_threshold") or 0)
+        self._deliveries_max = int(config.get("max_deliver") or -1)
         self.is_in_memory = bool(config.get("mem_storage"))
 
     def pull(self, inbox: str, request: dict[str, Any]) -> None:
@@ -145,8 +147,13 @@ class Consumer:
     def _next(self) -> Message | None:
         while self.again:
             message = self.stream.messages.get(self.again.popleft())
-            if message is not None:
+            if message is None:
+                continue
+            count = self.counts.get(message.sequence, 0)
+            if not 0 < self._deliveries_max <= count:
                 return message
+            # It stays in the stream, and nobody is given it any more.
+            self._advise("MAX_DELIVERIES", message.sequence, count)
         if self.has_acks and len(self.pending) >= self._pending_max:
             return None
         return self.stream.after(self.delivered_stream, self.filters)
@@ -191,9 +198,16 @@ class Consumer:
         elif word == b"-NAK" and sequence in self.pending:
             del self.pending[sequence]
             self.again.append(sequence)
+            self._advise("MSG_NAKED", sequence, self.counts.get(sequence, 1))
         elif word == b"+WPI" and sequence in self.pending:
             self.pending[sequence].until_ns = self._server.now_ns() + self.ack_wait_ns
         self.signal()
+
+    def _advise(self, kind: str, sequence: int, deliveries: int) -> None:
+        """Tells who listens what became of a message."""
+        told = {"stream": self.stream.name, "consumer": self.name, "stream_seq": sequence, "deliveries": deliveries}
+        subject = f"$JS.EVENT.ADVISORY.CONSUMER.{kind}.{self.stream.name}.{self.name}"
+        self._server.deliver(subject, "", "", b"", json.dumps(told).encode())
 
     def redeliver(self, sequence: int) -> None:
         """A fault: what was delivered comes again before its time."""
