@@ -148,7 +148,8 @@ class _Program:
         _signal_group(process.pid, signal.SIGTERM)
         grace_s = self._work.cancel_grace
         with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), own_time_s(grace_s) if grace_s else TERMINATE_S)
+            async with asyncio.timeout(own_time_s(grace_s) if grace_s else TERMINATE_S):
+                await process.wait()
 
     async def _feed(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None

@@ -113,7 +113,8 @@ class AgentRunner:
         self._queue.clear()
         if self._held and timeout_s > 0:
             try:
-                await asyncio.wait_for(self._all_done.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._all_done.wait()
             except TimeoutError:
                 log.info("handed_back", agent=self.agent.name, works=len(self._held))
         for delivery in list(self._held):
@@ -444,6 +445,7 @@ class AgentRunner:
 async def _quietly(work: Any) -> None:
     """Waits for an ending that may fail, because the connection may be gone."""
     try:
-        await asyncio.wait_for(work, DRAIN_TIMEOUT_S)
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            await work
     except (NatsError, OSError, TimeoutError) as error:
         log.debug("ending_failed", reason=str(error))

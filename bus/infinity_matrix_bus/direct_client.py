@@ -7,8 +7,8 @@ ends the read loop while the client goes on saying that it is connected.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from nats.aio.client import Client
 
@@ -20,6 +20,7 @@ from infinity_matrix_bus.log import get_logger
 MessageCallback = Callable[[str, str, bytes, bytes | None], None]
 
 CANCEL_AGAIN_S = 0.1
+Answer = TypeVar("Answer")
 
 log = get_logger("infinity_matrix.bus")
 
@@ -131,6 +132,9 @@ class DirectClient(Client):
         if pending and self.is_connected:
             self.write(b"".join(pending))
 
+    async def _request_new_style(self, *arguments: Any, **options: Any) -> Any:
+        return await cancellable(super()._request_new_style(*arguments, **options))
+
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         # nats-py waits until the socket has taken everything before it reports the loss: a frozen server would put
         # that off for ever.
@@ -141,11 +145,26 @@ class DirectClient(Client):
         await super()._close(status, do_cbs)
 
 
+async def cancellable(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """What `work` answers; a cancellation ends it, also where nats-py swallows it.
+
+    In a task of its own: in Python 3.11 `wait_for`, which nats-py uses, can swallow a cancellation, and who is told to
+    stop would go on to what comes next, and wait there for ever.
+    """
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([working])
+    except asyncio.CancelledError:
+        await ended(working)
+        raise
+    return working.result()
+
+
 async def _closed(writer: asyncio.StreamWriter) -> None:
     await writer.wait_closed()
 
 
-async def ended(task: "asyncio.Task[None]") -> None:
+async def ended(task: "asyncio.Task[Any]") -> None:
     """Cancels a task and waits for its end, whatever it ends with.
 
     It is cancelled again and again: in Python 3.11 `wait_for`, which nats-py uses, can swallow a cancellation.

@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoServersError
 
 from infinity_matrix_bus.codec import MESSAGE_BYTES_MAX
-from infinity_matrix_bus.direct_client import DirectClient, MessageCallback, ended
+from infinity_matrix_bus.direct_client import DirectClient, MessageCallback, cancellable, ended
 from infinity_matrix_bus.endpoint import Endpoint as Endpoint
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.subjects import SUBJECT_BYTES_MAX
@@ -113,19 +113,7 @@ class Session:
         session = cls(endpoint)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await session.client.connect(
-                    **endpoint.options(),
-                    allow_reconnect=False,
-                    # Each server is tried twice, at once; nats-py would go on for two minutes.
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,
-                    connect_timeout=SERVER_TIMEOUT_S,
-                    ping_interval=PING_INTERVAL_S,
-                    max_outstanding_pings=PINGS_OUTSTANDING_MAX,
-                    error_cb=session._note_error,
-                    closed_cb=session._on_closed,
-                    disconnected_cb=session._on_closed,
-                )
+                await session._connect()
                 session.inbox = session.client.new_inbox() + "."
                 await session.subscribe(session.inbox + "*", session._on_reply)
         except BaseException as error:
@@ -137,6 +125,23 @@ class Session:
             raise Unreachable(endpoint.shown_url, reason) from None
         session._watchdog = asyncio.create_task(session._watch(), name="session-watchdog")
         return session
+
+    async def _connect(self) -> None:
+        await cancellable(
+            self.client.connect(
+                **self.endpoint.options(),
+                allow_reconnect=False,
+                # Each server is tried twice, at once; nats-py would go on for two minutes.
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=SERVER_TIMEOUT_S,
+                ping_interval=PING_INTERVAL_S,
+                max_outstanding_pings=PINGS_OUTSTANDING_MAX,
+                error_cb=self._note_error,
+                closed_cb=self._on_closed,
+                disconnected_cb=self._on_closed,
+            )
+        )
 
     @property
     def max_payload_bytes(self) -> int:

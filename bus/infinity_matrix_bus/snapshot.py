@@ -106,7 +106,8 @@ class _Receiver:
                 raise StorageUnavailable(f"the connection was lost during the snapshot of {self._stream}")
             self.progress.clear()
             try:
-                await asyncio.wait_for(self.progress.wait(), CHUNK_TIMEOUT_S)
+                async with asyncio.timeout(CHUNK_TIMEOUT_S):
+                    await self.progress.wait()
             except TimeoutError:
                 raise RequestTimeout(
                     f"nothing more came of the snapshot of {self._stream} for {CHUNK_TIMEOUT_S:g} s"
@@ -151,7 +152,8 @@ async def load_stream(session: Session, snapshot: Snapshot, path: Path, config: 
 
 async def _acquired(sending: asyncio.Semaphore, stream: str) -> None:
     try:
-        await asyncio.wait_for(sending.acquire(), CHUNK_TIMEOUT_S)
+        async with asyncio.timeout(CHUNK_TIMEOUT_S):
+            await sending.acquire()
     except TimeoutError:
         raise RequestTimeout(f"the server confirmed nothing of {stream} for {CHUNK_TIMEOUT_S:g} s") from None
 

@@ -353,7 +353,8 @@ class Performer:
             lambda ack: None if done.done() else done.set_result(ack),
             headers,
         )
-        ack = await asyncio.wait_for(done, ACK_TIMEOUT_S * 2)
+        async with asyncio.timeout(ACK_TIMEOUT_S * 2):
+            ack = await done
         if ack.fate is Fate.UNKNOWN or ack.fate is Fate.REFUSED:
             raise RequestTimeout(f"the tombstone of {execution}/{task}/{attempt} was not confirmed")
 

@@ -264,7 +264,8 @@ class Coordinator:
         """Until the next look at the members; shorter while shards are on their way to the head."""
         interval_s = HEARTBEAT_S if self._ready.is_set() else 0.02
         try:
-            await asyncio.wait_for(session.lost.wait(), interval_s)
+            async with asyncio.timeout(interval_s):
+                await session.lost.wait()
         except TimeoutError:
             return
 

@@ -195,7 +195,8 @@ class Schedules:
 
     async def _sleep(self, until: float) -> None:
         try:
-            await asyncio.wait_for(self._awake.wait(), max(0.0, until - self._loop.time()))
+            async with asyncio.timeout(max(0.0, until - self._loop.time())):
+                await self._awake.wait()
         except TimeoutError:
             return
 

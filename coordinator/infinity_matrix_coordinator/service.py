@@ -95,7 +95,8 @@ class ApiService:
         service, self._service = self._service, None
         if service is not None and not self._session.is_lost:
             try:
-                await asyncio.wait_for(service.stop(), REPLY_TIMEOUT_S)
+                async with asyncio.timeout(REPLY_TIMEOUT_S):
+                    await service.stop()
             except (NatsError, TimeoutError) as error:
                 log.debug("service_not_stopped", reason=str(error))
 
@@ -114,7 +115,8 @@ class ApiService:
                 body = decode(request.data) if request.data else {}
                 if not isinstance(body, dict):
                     raise BadRequest("the request must be a JSON object")
-                reply = {"ok": await asyncio.wait_for(self._verbs[verb](body), REPLY_TIMEOUT_S)}
+                async with asyncio.timeout(REPLY_TIMEOUT_S):
+                    reply = {"ok": await self._verbs[verb](body)}
             except InfinityMatrixError as error:
                 reply = {"error": {"type": type(error).__name__, "message": str(error)}}
             except (Undecodable, TimeoutError) as error:

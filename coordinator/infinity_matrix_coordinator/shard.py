@@ -475,7 +475,8 @@ class Shard:
             self._at_head.clear()
             remaining_s = deadline - self._loop.time()
             try:
-                await asyncio.wait_for(self._at_head.wait(), max(0.0, remaining_s))
+                async with asyncio.timeout(max(0.0, remaining_s)):
+                    await self._at_head.wait()
             except TimeoutError:
                 raise RequestTimeout(f"{self._stream} was not read to {head} within {HEAD_TIMEOUT_S:g} s") from None
 

@@ -175,7 +175,8 @@ class Triggers:
             try:
                 await self._prepare_deployed()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), ARMED_REFRESH_S)
+                    async with asyncio.timeout(ARMED_REFRESH_S):
+                        await self._changed.wait()
                 self._changed.clear()
                 await self.refresh()
             except InfinityMatrixError as error:

@@ -1,6 +1,7 @@
 """A session on the real server: what is sent, what is refused before it is sent, and how it ends."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 import traceback
@@ -10,6 +11,7 @@ import pytest
 from bus_world import eventually, freeze, open_sockets
 from infinity_matrix_actors.errors import PayloadTooLarge, Unreachable
 from infinity_matrix_bus.codec import MESSAGE_BYTES_MAX
+from infinity_matrix_bus.direct_client import cancellable
 from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.session import (
     Endpoint,
@@ -418,3 +420,33 @@ async def test_a_credentials_file_without_credentials_is_refused(server: Embedde
 async def test_a_websocket_url_is_refused_with_a_hint() -> None:
     with pytest.raises(Unreachable, match="use nats://"):
         await Session.connect(Endpoint("ws://127.0.0.1:1"))
+
+
+async def test_a_cancellation_that_the_work_swallows_still_ends_who_waits_for_it() -> None:
+    begun = asyncio.Event()
+
+    async def swallows() -> str:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return "as if nothing had been"
+
+    waiting = asyncio.create_task(cancellable(swallows()))
+    await begun.wait()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+
+
+async def test_a_request_of_nats_py_that_is_cancelled_as_its_reply_comes_is_cancelled(session: Session) -> None:
+    info = session.client.jetstream().account_info
+    swallowed = 0
+    for turns in range(120):
+        asking = asyncio.create_task(info())
+        for _ in range(turns % 40):
+            await asyncio.sleep(0)
+        if not asking.done():
+            asking.cancel()
+            await asyncio.wait([asking])
+            swallowed += not asking.cancelled()
+    assert swallowed == 0

@@ -93,3 +93,9 @@ def test_the_core_does_no_io() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module]
             assert not {name.split(".")[0] for name in names} & banned, f"{path.relative_to(ROOT)} imports {names}"
+
+
+def test_nobody_waits_by_what_can_swallow_a_cancellation() -> None:
+    # In Python 3.11 `wait_for` answers when what it waits for is done at the same turn, cancelled or not.
+    users = [str(path.relative_to(ROOT)) for path in MODULES if "asyncio.wait_for(" in path.read_text()]
+    assert users == []

@@ -69,7 +69,8 @@ async def _is_idle(clients: Count, coordinator: Coordinator, stop: asyncio.Event
     idle_since = loop.time()
     while loop.time() - idle_since < idle_s:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), min(LOOK_S, idle_s))
+            async with asyncio.timeout(min(LOOK_S, idle_s)):
+                await stop.wait()
             return False
         is_needed = coordinator.open_executions > 0 or coordinator.armed_schedules > 0
         if await clients() > 0 or is_needed or not coordinator.is_live:

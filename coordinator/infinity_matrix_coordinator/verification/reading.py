@@ -164,7 +164,8 @@ async def _read(
             while not done.is_set():
                 before = seen
                 try:
-                    await asyncio.wait_for(done.wait(), STALL_S)
+                    async with asyncio.timeout(STALL_S):
+                        await done.wait()
                 except TimeoutError:
                     # What was to come has expired meanwhile, perhaps: then nothing comes.
                     if seen == before and await reader.remaining() == 0:

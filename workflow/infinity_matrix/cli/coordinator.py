@@ -93,5 +93,6 @@ async def _started(target: Target, shards: int, stop: asyncio.Event) -> Coordina
                 await asyncio.gather(starting, return_exceptions=True)
                 await coordinator.stop()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), CONNECT_RETRY_S)
+            async with asyncio.timeout(CONNECT_RETRY_S):
+                await stop.wait()
     return None
