@@ -271,20 +271,24 @@ class Checkpoints:
         executions = mailbox.executions
         # Not called again while at it, nor before the next turn when the store fails.
         mailbox.crowd_at = sys.maxsize
-        surplus = len(executions) - int(ACTIVE_MAX * ACTIVE_SHARE)
-        if len(executions) > ACTIVE_MAX:
+        before = len(executions)
+        wanted, left = min(before - int(ACTIVE_MAX * ACTIVE_SHARE), WRITES_A_TURN), 0
+        if before > ACTIVE_MAX:
             soon = self._target.clock.now() + SOON_S
             waiting = (one for one in executions.values() if one.sequence < CLEAN and _only_waits(one, soon))
-            leaving = list(islice(waiting, min(surplus, WRITES_A_TURN)))
+            leaving = list(islice(waiting, wanted))
             self._is_letting_go = bool(leaving)
             try:
                 for chunk in _chunks(leaving, WRITES_AT_ONCE):
                     await asyncio.gather(*(self._save(execution) for execution in chunk))
             finally:
                 self._is_letting_go = False
+            left = sum(one.id not in executions for one in leaving)
             self._target.read_on()
-        mailbox.crowd_at = max(ACTIVE_MAX, int(len(executions) * CROWD_GROWTH))
-        if surplus > WRITES_A_TURN:
+        has_failed = left < wanted // 2
+        mailbox.crowd_at = max(ACTIVE_MAX, int((before - left) * CROWD_GROWTH)) if has_failed else ACTIVE_MAX
+        if len(executions) > mailbox.crowd_at:
+            # Too many for one turn, or more came meanwhile.
             self._is_crowded.set()
 
     async def _save(self, execution: ExecutionActor) -> None:

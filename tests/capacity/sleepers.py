@@ -16,7 +16,8 @@ from .processes import READY_S, CoordinatorProcess, held, until
 SLEEPERS = Workflow("sleepers", tasks=[Task("nap", sleep="6h"), Task("then", "nobody", depends_on=["nap"])])
 STARTS_AT_ONCE = 2000
 MEMORY_MAX_MB, IDLE_CPU_MAX, COLD_START_MAX_S = 200.0, 0.02, 30.0
-IDLE_S = 10.0
+#: What a burst leaves to do is over before idleness is measured.
+SETTLE_S, IDLE_S = 3.0, 10.0
 PARK_S = 300.0
 
 
@@ -67,6 +68,7 @@ async def _started(client: Client, count: int) -> float:
 
 async def _idle_cpu(coordinator: CoordinatorProcess) -> float:
     """The share of a core."""
+    await asyncio.sleep(SETTLE_S)
     before = coordinator.cpu_s
     await asyncio.sleep(IDLE_S)
     return (coordinator.cpu_s - before) / IDLE_S

@@ -126,14 +126,15 @@ async def test_a_crowd_that_only_waits_leaves_memory_before_its_time(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "ACTIVE_MAX", 50)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_INTERVAL_S", 600.0)
     coordinator = await Coordinator(Endpoint(server.url, token=server.token), shards=2).start()
     client = await connected(server)
     try:
         definition = Workflow("crowd", tasks=[Task("only", wait_for="go")]).definition()
         digest = await client.operations.store(definition)
         ids = await asyncio.gather(*(client.operations.start("crowd", digest, n) for n in range(CROWD)))
-        # At their age none would have left before 20 s.
-        await until(lambda: active(coordinator) <= 2 * 50 and passive(coordinator) >= CROWD - 2 * 50, 4.0)
+        # No turn comes in time for their age.
+        await until(lambda: active(coordinator) <= 2 * 50 and passive(coordinator) >= CROWD - 2 * 50, WAIT_S)
         for id in ids:
             await client.signal(id, "go", {"for": id})
         results = await asyncio.gather(*(client.wait(id, WAIT_S) for id in ids))

@@ -264,6 +264,20 @@ MUTANTS = (
         MAILBOX,
     ),
     Mutant(
+        "an execution leaves memory while facts are on their way to it",
+        f"{COORDINATOR}/checkpoints.py",
+        " and not self._target.is_awaited(execution.id)",
+        "",
+        STORE,
+    ),
+    Mutant(
+        "what stands still is taken for what has ended",
+        f"{COORDINATOR}/checkpoints.py",
+        "                if execution not in mailbox:\n",
+        "                if execution not in mailbox.reopening:\n",
+        STORE,
+    ),
+    Mutant(
         "facts that a checkpoint holds are folded again",
         f"{COORDINATOR}/mailbox.py",
         "if sequence > actor.folded else []",
