@@ -46,6 +46,12 @@ chaos: $(READY_DEV)
 capacity: $(READY_DEV)
 	$(BIN)/python -m tests.capacity
 
+# What CI runs beside the tests: thousands of simulated runs, a kill at each message, and some minutes of chaos.
+shares: $(READY_DEV)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+	$(BIN)/python -m pytest tests/failpoints
+	$(BIN)/python -m tests.chaos --minutes 3 --ci
+
 # Each rule of the protocol taken out alone, and the test that finds it.
 mutants: $(READY_DEV)
 	$(BIN)/python -m tests.mutants
