@@ -63,6 +63,7 @@ class AgentRunner:
         self._subjects = Subjects(prefix)
         self._outbox = Outbox(connection)
         self._puller: Puller | None = None
+        self._reopened_at = -CONSUMER_RETRY_S
         self._service: Service | None = None
         self._held: dict[Delivery, None] = {}
         #: Every attempt from its delivery until its outcome is confirmed.
@@ -171,11 +172,16 @@ class AgentRunner:
         self._spawn(self._reopen())
 
     async def _reopen(self) -> None:
+        # One that breaks again at once, as in a cluster that elects a leader, is not opened again at once.
+        pause_s = self._reopened_at + CONSUMER_RETRY_S - asyncio.get_running_loop().time()
+        if pause_s > 0:
+            await asyncio.sleep(pause_s)
         while self._connection.is_connected and not self._is_draining:
             try:
                 if self._puller is not None:
                     await self._puller.close()
                 await self._open_puller(self._connection.session)
+                self._reopened_at = asyncio.get_running_loop().time()
                 return
             except (JetStreamError, RequestTimeout) as error:
                 log.warning("consumer_not_opened", agent=self.agent.name, reason=str(error))

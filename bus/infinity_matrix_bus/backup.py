@@ -8,14 +8,15 @@ that much, and nothing knows more. Work, status, log lines and dead letters are 
 import asyncio
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from infinity_matrix_actors.errors import BackupUnusable, RestoreRefused
+from infinity_matrix_actors.errors import BackupUnusable, RestoreRefused, StorageUnavailable
 
-from infinity_matrix_bus.api import STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from infinity_matrix_bus.api import ELECTION_RETRY_S, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
 from infinity_matrix_bus.codec import rfc3339
 from infinity_matrix_bus.installation import Installation, mend_derived_streams
 from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session
@@ -27,6 +28,9 @@ MANIFEST = "manifest.json"
 #: The durable consumer of events; what it has acknowledged by then is in the logs that are saved after.
 EVENTS_CONSUMER = "im-triggers"
 PING_TIMEOUT_S = 1.0
+#: A cluster on a busy machine may need so long until all has a leader.
+ELECTION_S = 60.0
+Answer = TypeVar("Answer")
 _BEFORE_THE_LOGS = ("installation", "schedules", "checkpoints")
 
 
@@ -157,7 +161,8 @@ async def restore(
     api = JetStreamApi(session)
     ours = {*precious_streams(subjects, manifest.shards), *derived_streams(subjects)}
     ours |= {one.stream for one in manifest.streams}
-    there = sorted({name async for name in api.paged("STREAM.NAMES", "streams")} & ours)
+    replicas = 3 if session.client._server_info.get("cluster") else 1
+    there = sorted(await _elected(partial(_names, api), replicas) & ours)
     if not overwrites:
         if there:
             raise RestoreRefused(f"there is an installation {manifest.prefix!r} already: {', '.join(there)}")
@@ -165,21 +170,45 @@ async def restore(
             raise RestoreRefused("a coordinator runs here, and would go on from what it knows")
     for stream in there:
         await _delete(api, stream)
-    replicas = 3 if session.client._server_info.get("cluster") else 1
     for snapshot in _in_order_of_restore(manifest, subjects):
         config = {**snapshot.config, "num_replicas": replicas}
-        try:
-            await load_stream(session, snapshot, folder / file_of(snapshot.stream), config)
-        except BaseException:
-            # The server keeps as much of a stream as it could read.
-            if not session.is_lost:
-                await _delete(api, snapshot.stream)
-            raise
+        await _elected(partial(_load, session, api, snapshot, folder, config), replicas)
+        await _elected(partial(api.stream_info, snapshot.stream), replicas)
         if snapshot.stream == subjects.triggers_stream:
             await api.call(f"STREAM.PURGE.{snapshot.stream}", {"seq": manifest.events_from})
         on_stream(snapshot)
     await mend_derived_streams(session, Installation(manifest.prefix, manifest.shards))
     return manifest
+
+
+async def _load(session: Session, api: JetStreamApi, snapshot: Snapshot, folder: Path, config: dict[str, Any]) -> None:
+    try:
+        await load_stream(session, snapshot, folder / file_of(snapshot.stream), config)
+    except BaseException:
+        # The server keeps as much of a stream as it could read.
+        if not session.is_lost:
+            await _delete(api, snapshot.stream)
+        raise
+
+
+async def _names(api: JetStreamApi) -> set[str]:
+    return {name async for name in api.paged("STREAM.NAMES", "streams")}
+
+
+async def _elected(ask: Callable[[], Awaitable[Answer]], replicas: int) -> Answer:
+    """What `ask` answers, once there is a leader: a cluster that is new, or a stream in it, has none for seconds.
+
+    On one server it is asked once.
+    """
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + (ELECTION_S if replicas > 1 else 0.0)
+    while True:
+        try:
+            return await ask()
+        except (RequestTimeout, StorageUnavailable):
+            if loop.time() > ends_at:
+                raise
+            await asyncio.sleep(ELECTION_RETRY_S)
 
 
 def _in_order_of_restore(manifest: Manifest, subjects: Subjects) -> list[Snapshot]:
