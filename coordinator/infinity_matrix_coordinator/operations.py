@@ -27,7 +27,7 @@ from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.schema import problem_of
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.artifacts import ARTIFACT_BYTES_MAX, ArtifactStore, is_reference
-from infinity_matrix_bus.codec import decode, encode, parse_server_time
+from infinity_matrix_bus.codec import decode, decode_record, encode, parse_server_time
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore, Deployment
 from infinity_matrix_bus.facts import command_payload, decode_fact, started_payload
@@ -155,11 +155,13 @@ class Operations:
         *,
         priority: Priority = Priority.NORMAL,
         seed: dict[str, Any] | None = None,
+        is_new: bool = False,
     ) -> str:
         """Starts an execution; answers its id once that is a fact.
 
-        Raises ExecutionExists when the id is taken by another definition or input, InvalidInput, InvalidName,
-        PayloadTooLarge, PayloadNotEncodable, StorageUnavailable. Starting the same again answers the same id.
+        `is_new`: nobody else can have started that id. Raises ExecutionExists when the id is taken by another
+        definition or input, InvalidInput, InvalidName, PayloadTooLarge, PayloadNotEncodable, StorageUnavailable.
+        Starting the same again answers the same id.
         """
         await self.check_input(definition, input)
         execution = new_execution_id() if execution_id is None else check_name("execution id", execution_id)
@@ -171,6 +173,12 @@ class Operations:
             )
 
         payload = await fitting(encoded, input, self.artifacts, "the input")
+        if execution_id is not None and not is_new:
+            there = await self._stored_start(execution)
+            if there is not None:
+                # Its start may be older than the log: a second one would be a fact, and hide how far it is.
+                _check_same(execution, there.definition, there.input, definition, payload)
+                return execution
         subject = self.subjects.started(shard, execution)
         try:
             await self._fills.check(self.subjects.facts_stream(shard))
@@ -314,7 +322,7 @@ class Operations:
         try:
             # Listening first: a short execution may have ended before its start is confirmed here.
             async with self._reading(session).watches.watch(execution) as watch:
-                await self.start(workflow, definition, input, execution, priority=priority)
+                await self.start(workflow, definition, input, execution, priority=priority, is_new=is_new)
                 if is_new and await watch.hinted(POLL_MIN_S):
                     result = await self._completed(workflow, execution)
                     if result is not None:
@@ -425,22 +433,24 @@ class Operations:
         subject = self.subjects.started(shard, execution)
         stored = await JetStreamApi(await self.session()).last_message(self.subjects.facts_stream(shard), subject)
         if stored is None:
-            store = await self._checkpoints(execution)
-            checkpoint = await store.read(execution)
-            return None if checkpoint is None else read_started(await store.snapshot_of(checkpoint))
+            return await self._stored_start(execution)
         fact = decode_fact(FactSubject(shard, execution, "started"), stored.data, parse_server_time(stored.at))
         return fact if isinstance(fact, Started) else None
+
+    async def _stored_start(self, execution: str) -> Started | None:
+        """How an execution was started, as its checkpoint says; None for one that has none."""
+        store = await self._checkpoints(execution)
+        checkpoint = await store.read(execution)
+        return None if checkpoint is None else read_started(await store.snapshot_of(checkpoint))
 
     async def _compare(self, execution: str, subject: str, definition: str, payload: bytes) -> None:
         shard = shard_of(execution, self.installation.shards)
         stored = await JetStreamApi(await self.session()).last_message(self.subjects.facts_stream(shard), subject)
         if stored is None:
             return
-        there, ours = decode(stored.data), decode(payload)
-        if not isinstance(there, dict) or there.get("definition") != definition:
-            raise ExecutionExists(execution, "definition")
-        if there.get("input") != ours["input"]:
-            raise ExecutionExists(execution, "input")
+        there = decode(stored.data)
+        record = there if isinstance(there, dict) else {}
+        _check_same(execution, record.get("definition"), record.get("input"), definition, payload)
 
     async def _check_exists(self, execution: str) -> None:
         if await self.started_of(execution) is None:
@@ -500,3 +510,11 @@ def check_id(execution: str) -> str:
     if not isinstance(execution, str) or not execution or any(c in execution for c in ".*> \t\r\n"):
         raise UnknownExecution(str(execution))
     return execution
+
+
+def _check_same(execution: str, definition: Any, input: Any, own_definition: str, payload: bytes) -> None:
+    """Raises ExecutionExists where an execution that is there is of another definition, or has another input."""
+    if definition != own_definition:
+        raise ExecutionExists(execution, "definition")
+    if input != decode_record(payload)["input"]:
+        raise ExecutionExists(execution, "input")

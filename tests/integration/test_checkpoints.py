@@ -9,6 +9,7 @@ from harness import until
 from infinity_matrix.agents import Agent, Failure, Work, serve_agents
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Workflow
+from infinity_matrix_actors.errors import ExecutionExists
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.session import Endpoint
@@ -113,6 +114,11 @@ async def test_an_execution_outlives_the_age_of_the_log(server: EmbeddedServer) 
         assert {one.execution_id for one in await client.list(state="running")} == set(ids)
         status = await client.get_status(ids[0])
         assert (status.state, status.tasks["first"].state) == ("running", "completed")
+        # Its id is still its own, though the log would take another start of it.
+        assert await client.start_definition(WORKFLOW.definition(), 0, ids[0]) == ids[0]
+        with pytest.raises(ExecutionExists):
+            await client.start_definition(WORKFLOW.definition(), "another", ids[0])
+        assert await facts_left(client)
         for id in ids:
             await client.signal(id, "go")
         results = await asyncio.gather(*(client.wait(id, WAIT_S) for id in ids))
