@@ -156,7 +156,7 @@ class Client:
             end = self._census.ends[execution]
             if end["state"] == ExecutionState.COMPLETED or random.random() < 0.2:
                 return
-            is_undone_further = end.get("compensation") == "incomplete" and random.random() < 0.5
+            is_undone_further = end.get("compensation") == "incomplete" and random.random() < 0.8
             call = controls.compensate if is_undone_further else controls.retry
             try:
                 await self._again(lambda call=call: call(execution))
@@ -181,9 +181,9 @@ class Client:
             # Its time had passed before it could be stored.
             return
         self.ticks[name] = 1
-        for request in range(random.choice((0, 1, 2))):
+        for request in range(random.choice((0, 1, 2, 3))):
             await asyncio.sleep(random.choice((0.0, 0.1, 3.0)))
-            overlap = random.choice((None, *Overlap))
+            overlap = random.choice((None, Overlap.SKIP, Overlap.BUFFER_ONE, *Overlap))
             self.ticks[name] += 1
             await self._again(lambda r=request, o=overlap: schedules.trigger(name, o, f"r{r}"))
         while True:

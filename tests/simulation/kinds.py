@@ -14,6 +14,7 @@ from infinity_matrix_actors.definition import (
     ClosePolicy,
     LoopDefinition,
     MapDefinition,
+    RetryDefinition,
     SlotsDefinition,
     TaskDefinition,
     WorkflowDefinition,
@@ -27,7 +28,7 @@ KINDS_OF_WORK = {
     "maps": 3,
     "loops": 2,
     "pauses": 3,
-    "retries": 3,
+    "retries": 4,
     "checkpoints": 4,
     "aged-log": 1,
     "schedules": 3,
@@ -40,7 +41,9 @@ LOG_AGE_S = 90.0
 NAP_S = 115.0
 AGED_CHECKPOINT_AFTER_S = 3.0
 CHECKPOINT_AFTER_S = (0.5, 1.0, 3.0)
-CHILD_TASKS_MAX = 3
+CHILD_TASKS_MAX = 2
+#: Of a run with children, so that it is no more work than others.
+EXECUTIONS_MAX = 4
 
 
 def kinds_of(seed: int) -> frozenset[str]:
@@ -68,6 +71,12 @@ class Definitions:
             if "aged-log" in self._kinds:
                 tasks = self._napping(tasks)
                 definition = replace(definition, timeout=None)
+            if "retries" in self._kinds:
+                # Undone at one go, or left to be undone further.
+                undoing = (
+                    replace(undo, retry=RetryDefinition(random.choice((1, 3)))) for undo in definition.on_failure
+                )
+                definition = replace(definition, on_failure=tuple(undoing))
             definition = replace(definition, tasks=tasks)
         elif self._kinds:
             tasks = tuple(self._task(definition.name, task, depth) for task in definition.tasks)

@@ -13,7 +13,7 @@ from .census import Census
 from .check import Knowledge, history_of, missing_ticks, violations
 from .client import Client
 from .disorder import Disorder
-from .kinds import AGED_CHECKPOINT_AFTER_S, CHECKPOINT_AFTER_S, LOG_AGE_S, NAP_S, Definitions, kinds_of
+from .kinds import AGED_CHECKPOINT_AFTER_S, CHECKPOINT_AFTER_S, EXECUTIONS_MAX, LOG_AGE_S, NAP_S, Definitions, kinds_of
 from .loop import Process, Stuck
 from .plain import PlainAgent
 from .substitutes import entered
@@ -57,6 +57,7 @@ class Run:
         self.sweep_interval_s = self.random.choice((5.0, 30.0))
         self.is_skewed = self.random.random() < 0.2
         self.behaviour = Behaviour(self.world)
+        self.behaviour.fails_to_undo = "retries" in kinds
         self.knowledge = Knowledge(self.world)
         self.census = Census(self.world)
         self.checkpoint_after_s = CHECKPOINT_AFTER_DEFAULT_S
@@ -158,6 +159,8 @@ def run_seed(
 def _run(run: Run, report: Report, faults: int | None) -> None:
     world, random = run.world, run.random
     executions = random.choice((1, 3, 6, 10))
+    if "children" in run.kinds:
+        executions = min(executions, EXECUTIONS_MAX)
     plain = [random_workflow(random, number, plain=run.has_plain) for number in range(2)]
     definitions = Definitions(Random(f"definitions/{world.seed}"), plain, run.kinds)
     census = run.census

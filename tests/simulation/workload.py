@@ -20,6 +20,8 @@ PLAIN = "agent-plain"
 SIGNAL = "go"
 #: Tasks whose names begin so have no limit of their own: what is lost of them must come back, or they never end.
 FREE = "f"
+#: And tasks whose names begin so undo another.
+UNDO = "u"
 #: What goes wrong without an outcome goes wrong so often: faults end.
 DEATHS_MAX = 2
 
@@ -43,7 +45,7 @@ def random_workflow(random: Random, number: int, *, plain: bool) -> WorkflowDefi
         if random.random() < 0.3:
             undo.append(
                 TaskDefinition(
-                    f"u{index}",
+                    f"{UNDO}{index}",
                     random.choice(ASKING),
                     compensates=f"t{index}",
                     retry=RetryDefinition(3, initial_delay=0.2),
@@ -85,6 +87,8 @@ class Behaviour:
         self._deaths: dict[tuple[str, str], int] = {}
         #: Works an agent of the SDK takes at once.
         self.concurrency = Random(f"concurrency/{world.seed}").choice((1, 2, 6))
+        #: What undoes fails in one case of two.
+        self.fails_to_undo = False
         #: No more deaths and hangs.
         self.is_calm = False
 
@@ -97,6 +101,8 @@ class Behaviour:
         way = random.choices(
             ("ok", "fails", "fatal", "later", "dies", "hangs", "slow", "acks early"), (64, 12, 3, 3, 6, 3, 3, 6)
         )[0]
+        if self.fails_to_undo and task.startswith(UNDO) and random.random() < 0.5:
+            way = "fails"
         if way in ("dies", "hangs", "acks early"):
             deaths = self._deaths[execution, task] = self._deaths.get((execution, task), 0) + 1
             if self.is_calm or deaths > DEATHS_MAX or (way == "hangs" and task.startswith(FREE)):
