@@ -43,6 +43,8 @@ class Process:
         self.on_fuse: Callable[[], None] = _nothing
         #: How far its clock is off.
         self.skew_s = 0.0
+        #: The version of the rules it decides by.
+        self.decide = 1
         #: Called when it is killed: its sockets are closed by the kernel.
         self.on_death: list[Callable[[], None]] = []
 

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 from infinity_matrix_actors.definition import RetryDefinition, TaskDefinition, WorkflowDefinition
 from infinity_matrix_actors.errors import ExecutionExists
-from infinity_matrix_actors.fact import CommandKind, Due, Finished
+from infinity_matrix_actors.fact import Due, Finished
 
 from .trace import AGENT, PLAIN, Trace, traced
 
@@ -453,24 +453,6 @@ def test_23_a_forged_fact_changes_nothing(tail: str) -> None:
         end = trace.ended()
         assert isinstance(end, Finished) and end.state == "completed"
         assert len(trace.began()) == 1
-
-
-# Taking up again (14): what ended is gone on with from its facts.
-
-
-def test_14_what_is_taken_up_again_is_read_whole_though_a_replica_lags() -> None:
-    # The signal and the end of the first life are not yet with whoever answers the read of its facts.
-    with traced({("a", 1): [("fatal", 0.1)]}) as trace:
-        definition = ready(trace, task("a"), TaskDefinition("b", wait_for="go", timeout=60.0), grace=0.0)
-        trace.agent()
-        trace.start(definition)
-        assert trace.ended().state == "failed"
-        trace.call(lambda operations: operations.signal("e1", "go", {"n": 7}))
-        trace.world.faults.read_lag_ns = 2_000_000_000
-        trace.call(lambda operations: operations.command("e1", CommandKind.RETRY))
-        trace.until(lambda: len(trace.ends()) == 2, "its second end", within_s=20.0)
-        assert trace.ends()[1].state == "completed"
-        assert trace.world.faults.counts["lagging read"] > 0
 
 
 # Notes.

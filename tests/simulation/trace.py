@@ -7,9 +7,12 @@ from random import Random
 from typing import Any
 
 from infinity_matrix_actors.definition import TaskDefinition, WorkflowDefinition
-from infinity_matrix_actors.fact import Fact, Finished, Outcome
+from infinity_matrix_actors.fact import Fact, Finished, Outcome, Started
+from infinity_matrix_coordinator.checkpoints import CHECKPOINT_AFTER_S
 from infinity_matrix_coordinator.operations import Operations
+from infinity_matrix_coordinator.verification import History
 
+from .census import Census
 from .check import Knowledge, facts_of, history_of, violations
 from .jetstream import EPOCH_S
 from .loop import Process
@@ -44,9 +47,11 @@ class Scripted(Behaviour):
 class Trace:
     """Everything a test needs to tell a trace."""
 
-    def __init__(self, world: World, script: Script) -> None:
+    def __init__(self, world: World, script: Script, shards: int = SHARDS) -> None:
         self.world = world
+        self.shards = shards
         self.behaviour = Scripted(world, script)
+        self.census = Census(world)
         self.knowledge = Knowledge(world)
         self.definitions: dict[str, WorkflowDefinition] = {}
         self.started: set[str] = set()
@@ -56,13 +61,27 @@ class Trace:
 
     # Processes.
 
-    def coordinator(self, *, skew_s: float = 0.0, owns_all: bool = False, sweep_interval_s: float = 30.0) -> Process:
+    def coordinator(
+        self,
+        *,
+        skew_s: float = 0.0,
+        owns_all: bool = False,
+        sweep_interval_s: float = 30.0,
+        checkpoint_after_s: float = CHECKPOINT_AFTER_S,
+        decide: int = 1,
+    ) -> Process:
         """A coordinator that has settled."""
         process = self._start(
             "coordinator",
-            lambda: self.world.coordinator(shards=SHARDS, owns_all=owns_all, sweep_interval_s=sweep_interval_s),
+            lambda: self.world.coordinator(
+                shards=self.shards,
+                owns_all=owns_all,
+                sweep_interval_s=sweep_interval_s,
+                checkpoint_after_s=checkpoint_after_s,
+            ),
             skew_s,
         )
+        process.decide = decide
         self.run(SETTLE_S)
         return process
 
@@ -159,8 +178,19 @@ class Trace:
         return [subject for subject in self.stream("IM_WORK").by_subject if ".im-closed." not in subject]
 
     def facts(self, execution: str = "e1") -> list[Fact]:
-        found, _ = facts_of(self.world, SHARDS, self._secret())
+        found, _ = facts_of(self.world, self.shards, self._secret())
         return [fact for _, fact in found.get(execution, [])]
+
+    def children(self, parent: str = "e1") -> list[str]:
+        """The executions that are children of one, in no order that matters."""
+        found, _ = facts_of(self.world, self.shards, self._secret())
+        starts = [fact for facts in found.values() for _, fact in facts if isinstance(fact, Started)]
+        return [one.execution for one in starts if (one.cause.get("parent") or {}).get("execution") == parent]
+
+    def records(self) -> list[str]:
+        """The executions that have a checkpoint."""
+        subjects = self.stream("KV_IM_CHECKPOINTS").by_subject
+        return [subject.rpartition(".")[2] for subject in subjects if ".state." in subject]
 
     def ends(self, execution: str = "e1") -> list[Finished]:
         return [fact for fact in self.facts(execution) if isinstance(fact, Finished)]
@@ -205,10 +235,13 @@ class Trace:
         """All runs, in order, as (task, attempt)."""
         return [(line.task, line.attempt) for line in self.world.journal if line.event == "began"]
 
+    def history(self) -> History:
+        """All that has happened."""
+        return history_of(self.world, self.knowledge, self.shards, self._secret(), self.started, self.definitions)
+
     def check(self) -> None:
         """Nothing that was not allowed has happened."""
-        history = history_of(self.world, self.knowledge, SHARDS, self._secret(), self.started, self.definitions)
-        found = violations(self.world, history)
+        found = violations(self.world, self.history())
         assert not found, found
 
     def _secret(self) -> bytes:
@@ -229,15 +262,26 @@ class Trace:
         self.world.watchers.append(watch)
 
 
+class FactsByProcess:
+    """The module of facts as a process sees it that decides by rules of its own version."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    @property
+    def DECIDE_VERSION(self) -> int:
+        return self._world.loop.current.decide
+
+
 @contextmanager
-def traced(script: Script | None = None, seed: int = 0) -> Iterator[Trace]:
+def traced(script: Script | None = None, seed: int = 0, shards: int = SHARDS) -> Iterator[Trace]:
     """A world of a test's own; ends with the check."""
     world = World(seed)
     handler = AlarmHandler(world)
     logger = logging.getLogger("infinity_matrix")
     logger.addHandler(handler)
     with entered(world.loop, Random(seed)):
-        trace = Trace(world, script or {})
+        trace = Trace(world, script or {}, shards)
         try:
             yield trace
             trace.check()
@@ -248,4 +292,4 @@ def traced(script: Script | None = None, seed: int = 0) -> Iterator[Trace]:
             logger.removeHandler(handler)
 
 
-__all__ = ["AGENT", "PLAIN", "Trace", "traced"]
+__all__ = ["AGENT", "PLAIN", "FactsByProcess", "Trace", "traced"]
