@@ -1,10 +1,15 @@
 """What the tests share: a real nats-server of each test's own."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from infinity_matrix_bus.server import EmbeddedServer
+
+# Python 3.11 makes a loop for the first test that asks whether there is one, and nobody closes it: its complaint would
+# strike whichever test runs when it is collected. Where one was set, none is made.
+asyncio.set_event_loop(None)
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from infinity_matrix_bus.subjects import shard_of
 from infinity_matrix_coordinator.operations import new_execution_id
 from infinity_matrix_coordinator.verification import ClientLine, History, Violation, verify
 
+from tests.golden.record import dump, say_all, write
+
 from .disk import Disk
 from .faults import Faults, Strike
 from .fleet import Fleet
@@ -66,10 +68,19 @@ class Report:
 
 
 class Run:
-    def __init__(self, seed: int, replicas: int, minutes: float, folder: Path, per_second: float = PER_SECOND) -> None:
+    def __init__(
+        self,
+        seed: int,
+        replicas: int,
+        minutes: float,
+        folder: Path,
+        per_second: float = PER_SECOND,
+        golden: int = 0,
+    ) -> None:
         self._seed = seed
         self._minutes = minutes
         self._per_second = per_second
+        self._golden = golden
         self.folder = folder
         megabytes = DISK_MB + int(DISK_MB_A_MINUTE * minutes)
         self._disks = [Disk(folder / f"disk-{number}", megabytes) for number in range(replicas)]
@@ -203,6 +214,8 @@ class Run:
         history.journal_skew_s = JOURNAL_SKEW_S
         history.clients = _client_lines(self.folder / "clients")
         violations: list[Violation] = await asyncio.to_thread(verify, history)
+        if self._golden and not violations:
+            say_all(write("chaos", await dump(self._servers.url, "im"), self._golden))
         report = self.report
         report.violations = [str(violation) for violation in violations] + unaccounted(history)
         if history.garbage:

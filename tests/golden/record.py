@@ -1,5 +1,7 @@
 """`python -m tests.golden.record`: writes new golden histories from the examples, the simulation and the failpoints.
 
+`python -m tests.chaos --golden N` adds some of its run.
+
 It never overwrites one: what was decided once is not to be decided otherwise. A history is known by its shape, the
 definition's tasks and the kinds of its facts, so that running this again adds only what is new.
 """
