@@ -23,13 +23,22 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, choices=(1, 3), default=1, help="one server, or a cluster of three")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 20))
     parser.add_argument("--per-second", type=float, default=PER_SECOND, help="executions started in a second")
+    parser.add_argument("--only", default="", help="only faults whose name begins so")
     parser.add_argument("--ci", action="store_true", help="fail unless enough faults met enough executions")
     parser.add_argument("--golden", type=int, default=0, help="so many histories of the run become golden ones")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a clean run, too")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="im-chaos-"))
     _say(f"seed {options.seed}, replicas {options.replicas}, {options.minutes:g} min, in {folder}")
-    run = Run(options.seed, options.replicas, options.minutes, folder, options.per_second, options.golden)
+    run = Run(
+        options.seed,
+        options.replicas,
+        options.minutes,
+        folder,
+        per_second=options.per_second,
+        golden=options.golden,
+        only=options.only,
+    )
     report = asyncio.run(_run(run))
     _print(report)
     missing = _missing(report) if options.ci else []

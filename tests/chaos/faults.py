@@ -4,7 +4,8 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,6 +26,8 @@ MEMBERS = ("coordinator", "agent", "plain_agent", "client")
 #: So many of a role at most are in a fault's hands at once.
 STRUCK_MAX = {"coordinator": 1, "agent": 1, "plain_agent": 1, "client": 1}
 ASK_S, ASK_AGAIN_S = 60.0, 0.5
+#: After this a cluster is struck although it has not caught up.
+WHOLE_S = 30.0
 Answer = TypeVar("Answer")
 
 
@@ -55,14 +58,16 @@ class Faults:
         servers: Servers,
         disks: list[Disk],
         randomness: random.Random,
+        only: str,
         on_over: Callable[[Strike], None],
     ) -> None:
         self._fleet = fleet
         self._servers = servers
         self._disks = disks
         self._randomness = randomness
+        self._only = only
         self._on_over = on_over
-        #: Servers are struck one at a time: two of three gone is another promise.
+        #: Servers are struck one at a time.
         self._servers_free = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
         self.strikes: list[Strike] = []
@@ -91,7 +96,7 @@ class Faults:
         for mode in Mode:
             if mode is not Mode.CLEAN:
                 kinds.append((f"network {mode}", lambda over, mode=mode: self._network(mode, over)))  # type: ignore[misc]
-        return kinds
+        return [(name, strike) for name, strike in kinds if name.startswith(self._only)]
 
     async def run(self, until: float) -> None:
         """Strikes until `until` (monotonic), and returns when all is taken back."""
@@ -125,33 +130,42 @@ class Faults:
 
     # Servers.
 
-    async def _server(self, end: Callable[[int], Awaitable[None]], over: Over, number: int | None = None) -> None:
+    @asynccontextmanager
+    async def _whole_servers(self) -> AsyncIterator[None]:
+        """The servers, once none is struck or has still to catch up: two of three gone is another promise."""
         async with self._servers_free:
-            number = self._randomness.randrange(self._servers.count) if number is None else number
+            if self._servers.count > 1:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(WHOLE_S):
+                        while not await self._call(_is_whole):  # noqa: ASYNC110
+                            await asyncio.sleep(ASK_AGAIN_S)
             self.began.append(time.time())
+            yield
+
+    async def _server(self, end: Callable[[int], Awaitable[None]], over: Over, number: int | None = None) -> None:
+        async with self._whole_servers():
+            number = self._randomness.randrange(self._servers.count) if number is None else number
             await end(number)
             await asyncio.sleep(self._randomness.uniform(0.0, 2.0))
             await self._servers.start(number)
-        over(f"server-{number}")
+            over(f"server-{number}")
 
     async def _server_frozen(self, over: Over) -> None:
-        async with self._servers_free:
+        async with self._whole_servers():
             number = self._randomness.randrange(self._servers.count)
-            self.began.append(time.time())
             self._servers.pause(number)
             await asyncio.sleep(self._randomness.uniform(0.5, 8.0))
             self._servers.resume(number)
-        over(f"server-{number}")
+            over(f"server-{number}")
 
     async def _server_cut_off(self, over: Over) -> None:
         """The others go on; who is connected to this one finds out by itself."""
-        async with self._servers_free:
+        async with self._whole_servers():
             number = self._randomness.randrange(self._servers.count)
-            self.began.append(time.time())
             self._servers.cut_off(number)
             await asyncio.sleep(self._randomness.uniform(3.0, 10.0))
             self._servers.join(number)
-        over(f"server-{number}")
+            over(f"server-{number}")
 
     async def _leader_killed(self, over: Over) -> None:
         stream = f"IM_FACTS_{self._randomness.randrange(SHARDS)}"
@@ -161,9 +175,8 @@ class Faults:
 
     async def _disk_full(self, over: Over) -> None:
         """After it there is room again, and the server is restarted: until then it refuses all writes."""
-        async with self._servers_free:
+        async with self._whole_servers():
             number = self._randomness.randrange(self._servers.count)
-            self.began.append(time.time())
             try:
                 self._disks[number].fill()
                 await asyncio.sleep(self._randomness.uniform(0.5, 3.0))
@@ -171,7 +184,7 @@ class Faults:
                 self._disks[number].empty()
             await self._servers.kill(number)
             await self._servers.start(number)
-        over(f"disk-{number}")
+            over(f"disk-{number}")
 
     # Streams.
 
@@ -260,3 +273,16 @@ class Faults:
         finally:
             member.heal()
             member.is_struck = False
+
+
+async def _is_whole(api: JetStreamApi) -> bool:
+    """Whether every stream has a leader, and replicas that have all of it."""
+    record = await api.call("STREAM.LIST")
+    clusters = [stream["cluster"] for stream in record["streams"]]
+    replicas = [replica for cluster in clusters for replica in cluster.get("replicas") or ()]
+    return (
+        not record.get("missing")
+        and all(cluster.get("leader") for cluster in clusters)
+        and len(replicas) == 2 * len(clusters)
+        and all(replica.get("current") and not replica.get("offline") for replica in replicas)
+    )

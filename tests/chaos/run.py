@@ -74,13 +74,16 @@ class Run:
         replicas: int,
         minutes: float,
         folder: Path,
+        *,
         per_second: float = PER_SECOND,
         golden: int = 0,
+        only: str = "",
     ) -> None:
         self._seed = seed
         self._minutes = minutes
         self._per_second = per_second
         self._golden = golden
+        self._only = only
         self.folder = folder
         megabytes = DISK_MB + int(DISK_MB_A_MINUTE * minutes)
         self._disks = [Disk(folder / f"disk-{number}", megabytes) for number in range(replicas)]
@@ -138,7 +141,7 @@ class Run:
                 await asyncio.sleep(0.2)
 
     async def _break(self) -> None:
-        faults = Faults(self._fleet, self._servers, self._disks, random.Random(self._seed), self._on_over)
+        faults = Faults(self._fleet, self._servers, self._disks, random.Random(self._seed), self._only, self._on_over)
         whole_s = self._minutes * 60
         until = time.monotonic() + max(whole_s / 2, whole_s - REST_S)
         try:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import random
 import secrets
 import signal
 import socket
@@ -19,7 +18,8 @@ from .fleet import die_with_parent
 
 CLUSTER = "chaos"
 READY_S = 30.0
-NETWORK = "10.213.57"
+#: Two runs at once have networks of their own.
+NETWORK = f"10.213.{os.getpid() % 254 + 1}"
 
 
 class Servers(Protocol):
@@ -262,7 +262,3 @@ async def _listens(node: _Node) -> bool:
     except (OSError, TimeoutError):
         return False
     return line.startswith(b"INFO ") and b'"jetstream":true' in line
-
-
-def any_of(servers: Servers, randomness: random.Random) -> int:
-    return randomness.randrange(servers.count)
