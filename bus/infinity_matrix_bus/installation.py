@@ -4,6 +4,7 @@ The number of shards, the bytes its streams share, the version and the prefix, a
 which only coordinators read.
 """
 
+import asyncio
 import os
 import secrets
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from nats.js.errors import BucketNotFoundError, KeyNotFoundError, KeyWrongLastSe
 from nats.js.errors import NotFoundError as JsNotFoundError
 from nats.js.kv import KeyValue
 
-from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.api import STREAM_NOT_FOUND, JetStreamApi, JetStreamError
 from infinity_matrix_bus.session import Session
 from infinity_matrix_bus.streams import fitting_budget, make_streams, stream_configs
 from infinity_matrix_bus.subjects import Subjects
@@ -80,6 +81,23 @@ async def install(session: Session, prefix: str = "im", shards: int = SHARDS_DEF
     except NatsError as error:
         raise StorageUnavailable(f"the installation could not be made: {error}") from error
     return Installation(prefix, shards, _secret(secret))
+
+
+async def still_stands(session: Session, installation: Installation) -> bool:
+    """Whether what was agreed is there as it was; raises NoLeader, RequestTimeout, SessionLost.
+
+    In a cluster it needs the leader of one stream, where `install` needs those of all.
+    """
+    name = Subjects(installation.prefix).bucket("installation")
+    keys = ("installed", "shards", "secret")
+    try:
+        installed, shards, secret = await asyncio.gather(*(_stored(session, name, key) for key in keys))
+    except JetStreamError as error:
+        if error.code == STREAM_NOT_FOUND:
+            return False
+        raise
+    is_there = installed is not None and shards is not None and secret is not None
+    return is_there and int(shards or 0) == installation.shards and _secret(secret or "") == installation.secret
 
 
 async def _check_logs(api: JetStreamApi, subjects: Subjects, shards: int) -> None:

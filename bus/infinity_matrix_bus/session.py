@@ -7,6 +7,7 @@ one buffer append and one write a loop turn, and a message is one plain call.
 
 import asyncio
 import itertools
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,29 +110,39 @@ class Session:
 
     @classmethod
     async def connect(cls, endpoint: Endpoint) -> "Session":
-        """Connects once; raises Unreachable."""
-        session = cls(endpoint)
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await session._connect()
-                session.inbox = session.client.new_inbox() + "."
-                await session.subscribe(session.inbox + "*", session._on_reply)
-        except BaseException as error:
-            reason = session._reason(error)
-            await session.close()
-            if not isinstance(error, Exception):
-                raise
-            # Not chained: the cause may quote a part of the URL that is a secret.
-            raise Unreachable(endpoint.shown_url, reason) from None
-        session._watchdog = asyncio.create_task(session._watch(), name="session-watchdog")
-        return session
+        """Connects once, to any of the servers; raises Unreachable when none of them answers."""
+        servers = endpoint.url.split(",")
+        # Clients spread over a cluster.
+        random.shuffle(servers)
+        ends_at = asyncio.get_running_loop().time() + CONNECT_TIMEOUT_S
+        while True:
+            session = cls(endpoint)
+            try:
+                async with asyncio.timeout_at(ends_at):
+                    await session._connect(servers.pop())
+                    session.inbox = session.client.new_inbox() + "."
+                    await session.subscribe(session.inbox + "*", session._on_reply)
+            except BaseException as error:
+                reason = session._reason(error)
+                await session.close()
+                if not isinstance(error, Exception):
+                    raise
+                if not servers or session._loop.time() >= ends_at:
+                    # Not chained: the cause may quote a part of the URL that is a secret.
+                    raise Unreachable(endpoint.shown_url, reason) from None
+            else:
+                session._watchdog = asyncio.create_task(session._watch(), name="session-watchdog")
+                return session
 
-    async def _connect(self) -> None:
+    async def _connect(self, server: str) -> None:
+        # One at a time: nats-py itself tries no other after one that takes the connection and says nothing, as a frozen
+        # server does.
+        options = {**self.endpoint.options(), "servers": [server]}
         await cancellable(
             self.client.connect(
-                **self.endpoint.options(),
+                **options,
                 allow_reconnect=False,
-                # Each server is tried twice, at once; nats-py would go on for two minutes.
+                # A server is tried twice, at once; nats-py would go on for two minutes.
                 max_reconnect_attempts=1,
                 reconnect_time_wait=0,
                 connect_timeout=SERVER_TIMEOUT_S,

@@ -11,11 +11,11 @@ import socket
 
 from infinity_matrix_actors.errors import InfinityMatrixError, StorageUnavailable, Unreachable
 from infinity_matrix_actors.plan import Plan
-from infinity_matrix_bus.api import JetStreamApi, JetStreamError
+from infinity_matrix_bus.api import STREAM_NOT_FOUND, JetStreamApi, JetStreamError
 from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore
-from infinity_matrix_bus.installation import SHARDS_DEFAULT, Installation, install, mend_derived_streams
+from infinity_matrix_bus.installation import SHARDS_DEFAULT, Installation, install, mend_derived_streams, still_stands
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Outbox
 from infinity_matrix_bus.session import Endpoint, RequestTimeout, Session, SessionLost
@@ -35,6 +35,7 @@ from infinity_matrix_coordinator.triggers import Triggers
 
 RESTART_DELAY_S = 0.2
 CONNECTED_WAIT_S = 60.0
+MEND_RETRY_S = 5.0
 FAILURE_DELAY_S = 2.0
 PLANS_MAX = 10_000
 log = get_logger("infinity_matrix.coordinator")
@@ -162,7 +163,10 @@ class Coordinator:
     async def _serve_session(self, session: Session) -> None:
         assert self._outbox is not None
         self._consumers = set()
-        self.installation = installation = await install(session, self._prefix, self._shards_wanted)
+        installation = self.installation
+        is_known = installation is not None and await still_stands(session, installation)
+        if installation is None or not is_known:
+            self.installation = installation = await install(session, self._prefix, self._shards_wanted)
         subjects = installation.subjects()
         operations = await Operations(self._connection, installation).open()
         service = ApiService(session, operations, subjects, self.instance)
@@ -170,9 +174,6 @@ class Coordinator:
         self._membership = Membership(session, subjects, self.instance)
         self._membership.heartbeat()
         running: dict[int, asyncio.Task[None]] = {}
-        triggers = Triggers(
-            session, subjects, installation.shards, self._outbox, lambda digest: self._load_plan(session, digest)
-        )
         self._schedules = Schedules(
             session,
             subjects,
@@ -181,9 +182,11 @@ class Coordinator:
             lambda: {self.instance} if self._owns_all else self._members,
         )
         others = [
-            asyncio.create_task(triggers.run(), name="triggers"),
+            asyncio.create_task(self._serve_triggers(session, installation), name="triggers"),
             asyncio.create_task(self._schedules.run(), name="schedules"),
         ]
+        if is_known:
+            others.append(asyncio.create_task(self._mend(session), name="mend"))
         try:
             await service.open()
             await standing.open()
@@ -201,6 +204,35 @@ class Coordinator:
             await service.close()
             await standing.close()
             operations.close()
+
+    async def _serve_triggers(self, session: Session, installation: Installation) -> None:
+        """Serves events; while a cluster has no leader for them they wait, and hold up no execution."""
+        assert self._outbox is not None
+        subjects = installation.subjects()
+        while not session.is_lost:
+            triggers = Triggers(
+                session, subjects, installation.shards, self._outbox, lambda digest: self._load_plan(session, digest)
+            )
+            try:
+                await triggers.run()
+            except InfinityMatrixError as error:
+                if not session.is_lost:
+                    log.warning("triggers_interrupted", reason=str(error))
+                    if isinstance(error, JetStreamError) and error.code == STREAM_NOT_FOUND:
+                        await self._mend(session)
+                    else:
+                        await asyncio.sleep(FAILURE_DELAY_S)
+
+    async def _mend(self, session: Session) -> None:
+        """Makes what is missing of an installation that is known, and holds up nobody: a cluster that elects its
+        leaders can do without what is made here."""
+        while not session.is_lost:
+            try:
+                await install(session, self._prefix, self._shards_wanted)
+                return
+            except InfinityMatrixError as error:
+                log.warning("installation_not_mended", reason=str(error))
+                await asyncio.sleep(MEND_RETRY_S)
 
     async def _share(
         self, session: Session, subjects: Subjects, installation: Installation, running: dict[int, asyncio.Task[None]]

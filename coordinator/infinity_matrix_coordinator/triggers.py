@@ -95,7 +95,11 @@ class Triggers:
     async def run(self) -> None:
         """Serves events until cancelled."""
         changes = await self._watch()
-        await self.refresh()
+        try:
+            await self.refresh()
+        except BaseException:
+            await changes.close()
+            raise
         working = asyncio.create_task(self._work(), name="triggers-work")
         refreshing = asyncio.create_task(self._refresh_often(), name="triggers-refresh")
         try:

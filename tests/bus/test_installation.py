@@ -1,6 +1,7 @@
 """Making an installation on a real server: who is first decides, and the streams are what the design says."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from infinity_matrix_bus.installation import (
     install,
     mend_derived_streams,
     read_installation,
+    still_stands,
 )
 from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.session import Endpoint, Session
@@ -48,6 +50,16 @@ async def test_who_installs_at_once_agrees(server: EmbeddedServer) -> None:
         assert facts == {f"IM_FACTS_{shard}" for shard in range(shards)}
     finally:
         await asyncio.gather(*(session.close() for session in sessions))
+
+
+async def test_an_installation_stands_until_it_is_another_or_gone(session: Session) -> None:
+    installation = await install(session, shards=2)
+    assert await still_stands(session, installation)
+    assert not await still_stands(session, replace(installation, secret=bytes(SECRET_BYTES)))
+    assert not await still_stands(session, replace(installation, shards=3))
+    assert not await still_stands(session, replace(installation, prefix="other"))
+    await JetStreamApi(session).purge("KV_IM_INSTALLATION", "$KV.IM_INSTALLATION.installed")
+    assert not await still_stands(session, installation)
 
 
 async def test_the_number_of_shards_is_fixed_by_the_first(session: Session) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from bus_world import eventually, freeze, open_sockets
 from infinity_matrix_actors.errors import PayloadTooLarge, Unreachable
+from infinity_matrix_bus import session as session_module
 from infinity_matrix_bus.codec import MESSAGE_BYTES_MAX
 from infinity_matrix_bus.direct_client import cancellable
 from infinity_matrix_bus.server import EmbeddedServer
@@ -377,6 +378,24 @@ async def test_the_server_that_answers_is_found_among_several(server: EmbeddedSe
         for _ in range(4):
             session = await Session.connect(Endpoint(f"{other.connect_url},{server.connect_url}"))
             await session.close()
+
+
+async def test_another_server_is_found_beside_one_that_takes_connections_and_says_nothing(
+    server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with EmbeddedServer(tmp_path / "other", sync="lazy", token=server.token) as other:
+        sockets = open_sockets()
+        await freeze(other)
+        try:
+            # The last is tried first then.
+            monkeypatch.setattr(session_module.random, "shuffle", lambda servers: None)
+            monkeypatch.setattr(session_module, "SERVER_TIMEOUT_S", 0.3)
+            session = await Session.connect(Endpoint(f"{server.connect_url},{other.connect_url}"))
+            assert session.client.is_connected
+            await session.close()
+        finally:
+            other.resume()
+        assert open_sockets() == sockets
 
 
 async def test_a_server_that_says_nothing_is_unreachable_in_time(server: EmbeddedServer) -> None:

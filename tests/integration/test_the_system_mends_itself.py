@@ -194,6 +194,53 @@ async def test_a_work_stream_that_is_deleted_comes_back_with_the_work(world: Wor
     await clean_history(world)
 
 
+async def test_events_that_have_no_stream_hold_up_no_execution_and_get_one(world: World) -> None:
+    coordinator = await Coordinator(Endpoint(world.server.connect_url)).start()
+    try:
+        await until(lambda: coordinator.is_live, 10.0, "the shards")
+        owners = dict(coordinator.shards)
+        session = await session_of(world)
+        api = JetStreamApi(session)
+        await consumer_of_triggers(api)
+        await api.call("STREAM.DELETE.IM_TRIGGERS")
+        await until(lambda: is_there(api, "IM_TRIGGERS"), 10.0, "the stream of events")
+        await consumer_of_triggers(api)
+        assert coordinator.shards == owners
+        await session.close()
+    finally:
+        await coordinator.stop()
+
+
+async def test_a_server_that_comes_back_is_gone_on_with_and_what_it_lacks_is_made(world: World) -> None:
+    coordinator = await Coordinator(Endpoint(world.server.connect_url)).start()
+    try:
+        await until(lambda: coordinator.is_live, 10.0, "the shards")
+        installation = coordinator.installation
+        session = await session_of(world)
+        await JetStreamApi(session).call("STREAM.DELETE.IM_STATUS")
+        await session.close()
+        await world.server.kill()
+        await world.server.start()
+        session = await session_of(world)
+        await until(lambda: is_there(JetStreamApi(session), "IM_STATUS"), 20.0, "the stream of status messages")
+        await until(lambda: coordinator.is_live, 20.0, "the shards again")
+        assert coordinator.installation is installation
+        await session.close()
+    finally:
+        await coordinator.stop()
+
+
+async def is_there(api: JetStreamApi, stream: str) -> bool:
+    return await api.stream_info(stream) is not None
+
+
+async def consumer_of_triggers(api: JetStreamApi) -> None:
+    async def is_made() -> bool:
+        return await api.consumer_info("IM_TRIGGERS", "im-triggers") is not None
+
+    await until(is_made, 10.0, "the consumer of events")
+
+
 async def test_nothing_is_made_in_the_place_of_a_log_that_is_gone(world: World) -> None:
     coordinator = await world.coordinator()
     coordinator.kill()
