@@ -70,6 +70,8 @@ class _Waiting:
     facts: deque[tuple[Fact, int]] = field(default_factory=deque)
     #: It was out of reach just now.
     is_postponed: bool = False
+    #: A timer of its own fell due meanwhile.
+    is_called: bool = False
 
 
 class Contents:
@@ -125,9 +127,13 @@ class Contents:
 
     def call(self, execution: str) -> None:
         """Brings an execution back that left memory, because a timer of its own is due."""
-        if execution in self._passive and execution not in self._waiting:
+        waiting = self._waiting.get(execution)
+        if waiting is not None:
+            # The timer is gone; whatever brings it back, its timers must be looked at then.
+            waiting.is_called = True
+        elif execution in self._passive:
             # No fact: nothing that a new owner would have to read.
-            self._waiting[execution] = _Waiting(CLEAN)
+            self._waiting[execution] = _Waiting(CLEAN, is_called=True)
             self._wake.set()
 
     def position(self, next_sequence: int) -> int:
@@ -162,7 +168,10 @@ class Contents:
             asyncio.get_running_loop().call_later(RETRY_DELAY_S, self._try_again, waiting)
             return
         del self._waiting[execution]
-        self._deliver(execution, complete)
+        if complete:
+            self._deliver(execution, complete)
+        if waiting.is_called:
+            self._deliver(execution, [])
 
     def _try_again(self, waiting: _Waiting) -> None:
         waiting.is_postponed = False

@@ -14,6 +14,7 @@ from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.server import EmbeddedServer
 from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator import checkpoints
+from infinity_matrix_coordinator.checkpoint_store import Checkpoint, CheckpointStore
 from infinity_matrix_coordinator.execution import CLEAN
 from infinity_matrix_coordinator.process import Coordinator
 
@@ -75,6 +76,35 @@ async def test_what_sleeps_out_of_memory_wakes_at_its_time(server: EmbeddedServe
         results = await asyncio.gather(*(client.wait(id, WAIT_S) for id in ids))
         assert all(result.status == "completed" for result in results)
         assert max(result.duration for result in results) < 4.5
+    finally:
+        await client.close()
+
+
+async def test_a_timer_that_falls_due_while_a_fact_brings_its_execution_back_is_not_lost(
+    server: EmbeddedServer, running: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await connected(server)
+    is_readable, is_wanted = asyncio.Event(), asyncio.Event()
+    read = CheckpointStore.read
+
+    async def read_in_the_end(store: CheckpointStore, execution: str) -> Checkpoint | None:
+        is_wanted.set()
+        await is_readable.wait()
+        return await read(store, execution)
+
+    try:
+        sleeping = Workflow("sleeping", tasks=[Task("nap", sleep=2.0), Task("then", wait_for="go", depends_on=["nap"])])
+        id = await client.start_definition(sleeping.definition())
+        await until(lambda: passive(running) == 1, WAIT_S)
+        monkeypatch.setattr(CheckpointStore, "read", read_in_the_end)
+        await client.operations.publish_signal(id, "go", None, "one")
+        async with asyncio.timeout(WAIT_S):
+            await is_wanted.wait()
+        timers = [shard.performer.timers for shard in running.shards.values()]
+        await until(lambda: not any(map(len, timers)), WAIT_S, "the timer's time")
+        assert passive(running) == 1
+        is_readable.set()
+        assert (await client.wait(id, WAIT_S)).status == "completed"
     finally:
         await client.close()
 
