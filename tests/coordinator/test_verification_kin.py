@@ -139,6 +139,13 @@ def twin(history: History) -> None:
     history.facts["twin"] = [(at, replace(fact, execution="twin")) for at, fact in history.facts["done-c"]]
 
 
+def lets_go(history: History) -> None:
+    change(history, STOPPED, 11, error=Error(ErrorType.TIMED_OUT, "too long", retryable=False), closed=True)
+    history.facts["stopped-c"] = ended(
+        220.1, child("stopped-c", 200.05, STOPPED, "c"), outcome("stopped-c", 220.0, "a", result=7)
+    )
+
+
 def second_attempt(history: History) -> None:
     cause = {"parent": {"execution": DONE, "task": "c", "attempt": 2}}
     change(history, "done-c", 0, cause=cause)
@@ -172,7 +179,7 @@ DOCTORED: list[tuple[str, str, Callable[[History], object]]] = [
     ("I16", "is told another end", lambda h: change(h, STOPPED, 11, error=Error(ErrorType.CHILD_FAILED, "it failed"))),
     ("I16", "is given another result", lambda h: change(h, DONE, 11, result={"a": 6})),
     ("I16", "is told after the end", lambda h: change(h, "done-c", 2, at=106.9)),
-    ("I16", "lets a child go on", lambda h: change(h, STOPPED, 10, error=Error(ErrorType.TIMED_OUT, "too long"))),
+    ("I16", "lets a child go on", lets_go),
     (
         "I16",
         "cancels what it let go",

@@ -156,7 +156,7 @@ class Client:
             end = self._census.ends[execution]
             if end["state"] == ExecutionState.COMPLETED or random.random() < 0.2:
                 return
-            is_undone_further = end.get("compensation") == "incomplete" and random.random() < 0.8
+            is_undone_further = end.get("compensation") == "incomplete" and random.random() < 0.9
             call = controls.compensate if is_undone_further else controls.retry
             try:
                 await self._again(lambda call=call: call(execution))

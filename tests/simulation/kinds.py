@@ -28,7 +28,7 @@ KINDS_OF_WORK = {
     "maps": 3,
     "loops": 2,
     "pauses": 3,
-    "retries": 4,
+    "retries": 5,
     "checkpoints": 4,
     "aged-log": 1,
     "schedules": 3,
@@ -74,7 +74,7 @@ class Definitions:
             if "retries" in self._kinds:
                 # Undone at one go, or left to be undone further.
                 undoing = (
-                    replace(undo, retry=RetryDefinition(random.choice((1, 3)))) for undo in definition.on_failure
+                    replace(undo, retry=RetryDefinition(random.choice((1, 1, 3)))) for undo in definition.on_failure
                 )
                 definition = replace(definition, on_failure=tuple(undoing))
             definition = replace(definition, tasks=tasks)

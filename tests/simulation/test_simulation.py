@@ -1,6 +1,7 @@
 """The simulation itself: it breaks nothing, repeats itself to the letter, and finds what is broken on purpose."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: A few; `make simulate` runs thousands.
 SEEDS = 24
+#: The findings DESIGN section 4 was made from, with the notes after them.
+FINDINGS = 34
 
 
 def _simulate(*arguments: str, hash_seed: str = "1") -> subprocess.CompletedProcess[str]:
@@ -37,6 +40,15 @@ def test_a_seed_gives_the_same_run_twice_and_another_seed_another() -> None:
     hashes = [line.split()[1] for line in first.stdout.splitlines()[:6]]
     assert first.stdout.splitlines()[:6] == second.stdout.splitlines()[:6]
     assert len(set(hashes)) == 6
+
+
+def test_every_finding_has_a_trace_of_its_own() -> None:
+    told = {
+        int(number)
+        for path in Path(__file__).parent.glob("test_traces*.py")
+        for number in re.findall(r"^def test_(\d+)_", path.read_text(), re.MULTILINE)
+    }
+    assert told == set(range(1, FINDINGS + 1))
 
 
 @pytest.mark.parametrize(

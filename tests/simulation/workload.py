@@ -24,6 +24,7 @@ FREE = "f"
 UNDO = "u"
 #: What goes wrong without an outcome goes wrong so often: faults end.
 DEATHS_MAX = 2
+HANGS_LOOK_S = 3.0
 
 
 def random_workflow(random: Random, number: int, *, plain: bool) -> WorkflowDefinition:
@@ -139,12 +140,20 @@ class Behaviour:
                     world.loop.post(world.server_process, world.loop.now, self._kill, process)
                     await asyncio.Event().wait()
                 case "hangs":
-                    await asyncio.Event().wait()
+                    # Until all that is wrong has ended: whoever was to be told to stop may not have heard it.
+                    await self._calm()
             note("done")
             return {"n": 1}
 
         agent.handler(handle)
         return agent
+
+    async def _calm(self) -> None:
+        """Waits until all that is wrong has ended. Looks, because an event would wake who lives in another process."""
+        while True:
+            await asyncio.sleep(HANGS_LOOK_S)
+            if self.is_calm:
+                return
 
     def _kill(self, process: Any) -> None:
         if process.is_alive:

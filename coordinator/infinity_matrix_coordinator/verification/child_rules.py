@@ -142,7 +142,7 @@ def _check_close(execution: str, child: Kin, parent: Kin, read_at: float) -> Ite
     policy = _policy(parent, child.place[1])
     if outcome is None or policy is None or parent.is_reopened:
         return
-    is_abandoned = policy[1] is ClosePolicy.ABANDON and _is_cancelled(outcome)
+    is_abandoned = policy[1] is ClosePolicy.ABANDON and (_is_cancelled(outcome) or _may_be_stopped(child.place, parent))
     if outcome.closed and not is_abandoned:
         was_there = child.end is not None and child.end.at < outcome.at + JOURNAL_SKEW_S
         if child.cancelled_by_parent is None and not was_there and outcome.at < read_at - FOLLOWS_AFTER_S:
@@ -221,6 +221,12 @@ def _told(outcome: Outcome) -> str | None:
 
 def _is_cancelled(outcome: Outcome) -> bool:
     return outcome.error is not None and outcome.error.type == ErrorType.CANCELLED
+
+
+def _may_be_stopped(place: Place, parent: Kin) -> bool:
+    """Whether a parent could be on its way to its end when an attempt was closed for its time: then it lets it go."""
+    has_completed = parent.end is not None and parent.end.state == "completed"
+    return not has_completed and (place[1], place[2] + 1) not in parent.attempts
 
 
 def _policy(parent: Kin, task: str) -> tuple[str, ClosePolicy] | None:
