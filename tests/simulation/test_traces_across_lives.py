@@ -46,8 +46,12 @@ def test_7_an_owner_killed_between_a_checkpoint_and_what_follows_from_it_loses_a
         owner = trace.coordinator(checkpoint_after_s=1.0)
         definition = trace.deploy(task("a"), nap("b", "a", for_s=4.0), task("c", "b"))
         trace.agent()
-        trace.on(operation, f"{STATE}0.e1", lambda: trace.kill(owner))
+        if operation == "publish":
+            trace.on("publish", f"{STATE}0.e1", lambda: trace.kill(owner))
         trace.start(definition)
+        if operation == "get":
+            trace.until(trace.records, "its checkpoint", within_s=20.0)
+            trace.on("get", f"{STATE}0.e1", lambda: trace.kill(owner))
         trace.until(lambda: not owner.is_alive, "the owner's death", within_s=20.0)
         trace.coordinator(checkpoint_after_s=1.0)
         assert trace.ended().state == "completed"
