@@ -142,15 +142,15 @@ def _check_close(execution: str, child: Kin, parent: Kin, read_at: float) -> Ite
     policy = _policy(parent, child.place[1])
     if outcome is None or policy is None or parent.is_reopened:
         return
-    is_abandoned = policy[1] is ClosePolicy.ABANDON and (_is_cancelled(outcome) or _may_be_stopped(child.place, parent))
-    if outcome.closed and not is_abandoned:
+    may_outlive = policy[1] is ClosePolicy.ABANDON
+    if outcome.closed and not (may_outlive and (_is_cancelled(outcome) or _may_be_stopped(child.place, parent))):
         was_there = child.end is not None and child.end.at < outcome.at + JOURNAL_SKEW_S
         if child.cancelled_by_parent is None and not was_there and outcome.at < read_at - FOLLOWS_AFTER_S:
             yield _violation(execution, f"{_words(child.place)} was closed, and it was not cancelled")
     elif child.cancelled_by_parent is not None:
-        if outcome.closed:
+        if outcome.closed and _is_cancelled(outcome):
             yield _violation(execution, f"{_words(child.place)} let it go, and yet it was cancelled")
-        elif parent.end is not None and parent.end.state == "completed":
+        elif not outcome.closed and parent.end is not None and parent.end.state == "completed":
             yield _violation(execution, f"it was cancelled by {child.place[0]}, which completed")
 
 
