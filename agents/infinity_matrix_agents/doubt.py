@@ -22,8 +22,9 @@ ASK_TIMEOUT_S = 5.0
 ASK_AGAIN_S = 0.5
 #: "Still to be done" is trusted for this long after the question.
 ANSWER_AGE_MAX_S = 0.05
-#: A process that did not run for this long may find work in its socket that is another's by now.
-AWAY_S = 5.0
+#: A process that did not run for this long may find work in its socket that is another's by now, though its lease is
+#: not over: a consumer that was deleted meanwhile and made again has given it out anew. Many ticks of the runner.
+AWAY_S = 0.5
 log = get_logger("infinity_matrix.agents")
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 from infinity_matrix_bus.api import NO_MESSAGE, JetStreamApi, JetStreamError
 from infinity_matrix_bus.codec import parse_server_time
+from infinity_matrix_bus.log import get_logger
 
 #: Facts remembered besides the last one, each this far from the one before.
 WITNESSES_MAX = 4
 WITNESS_SPACING = 1000
 #: Stream times pass through floats on their way.
 _TIME_PRECISION_S = 1e-5
+log = get_logger("infinity_matrix.coordinator")
 
 
 class Likeness(StrEnum):
@@ -86,18 +88,23 @@ async def compare(api: JetStreamApi, stream: str, known: LogIdentity) -> Likenes
     if info is None:
         return Likeness.GONE
     if info["created"] != known.created:
+        log.warning("log_differs", stream=stream, created=info["created"], known=known.created)
         return Likeness.OTHER
     state = info["state"]
     if known.last is None:
         return Likeness.SAME
     if int(state["last_seq"]) < known.last.sequence:
+        log.warning("log_differs", stream=stream, last=state["last_seq"], known=known.last.sequence)
         return Likeness.OTHER
     for witness in known.witnesses:
         if witness.sequence < int(state["first_seq"]):
             break
         found = await _message_at(api, stream, witness.sequence)
+        if found is not None and not witness.is_like(*found):
+            log.warning("log_differs", stream=stream, sequence=witness.sequence, found=found, known=witness)
+            return Likeness.OTHER
         if found is not None:
-            return Likeness.SAME if witness.is_like(*found) else Likeness.OTHER
+            return Likeness.SAME
     return Likeness.UNKNOWN
 
 

@@ -25,7 +25,7 @@ ASK_S = 2.0
 RETRY_S = 0.25
 LEASE_S = 8.0
 #: A process that did not run for this long slept, and may hold what is another's by now.
-AWAY_S = 2.0
+AWAY_S, TICK_S = 0.5, 0.1
 
 
 class Given:
@@ -49,10 +49,12 @@ class PlainAgent:
         #: What was stored before this is asked about.
         self.trusted_from = time.time()
         self._ticked_at = time.monotonic()
+        self._ticking: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:
         stream = self._client.jetstream(timeout=5.0)
         subscription = None
+        self._ticking = asyncio.create_task(self._tick())
         while True:
             try:
                 if subscription is None:
@@ -73,6 +75,11 @@ class PlainAgent:
                 task.add_done_callback(self._works.discard)
             while len(self._works) >= CONCURRENCY:
                 await asyncio.wait(self._works, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.notice_sleep()
 
     def notice_sleep(self) -> None:
         if time.monotonic() - self._ticked_at > AWAY_S:
