@@ -1,8 +1,8 @@
 """Leftovers: works that their agent's consumer counts as done and that the queue still holds.
 
-A server that is killed may have written a consumer's acks and not the removal of what they were for. Nobody is given
-such a work again, and to a sweep it looks as if it waited. It is taken out; what is open of it is then absent, and is
-repaired like anything that was lost.
+A server that is killed may have written a consumer's acks and not the removal of what they were for; or a work was
+given out too often, and nobody heard the server say so. Nobody is given such a work again, and to a sweep it looks as
+if it waited. It is taken out; what is open of it is then absent, and is repaired like anything that was lost.
 """
 
 from collections.abc import AsyncIterator
@@ -35,6 +35,9 @@ class Leftovers:
             async for consumer in self._api.paged(f"CONSUMER.LIST.{self._stream}", "consumers"):
                 # The floor is read before the messages: what lies below it was acked and comes to nobody any more.
                 floor = int(consumer["ack_floor"]["stream_seq"])
+                if not consumer["num_ack_pending"]:
+                    # All that was given out is over. The floor itself is only raised by the next ack.
+                    floor = max(floor, int(consumer["delivered"]["stream_seq"]))
                 pattern = consumer["config"].get("filter_subject")
                 if floor >= first and pattern:
                     taken += await self._take_out_of(str(pattern), first, floor)

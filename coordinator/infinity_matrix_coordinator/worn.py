@@ -3,13 +3,15 @@
 Agents of the SDK count for themselves; a plain agent that dies cannot, and only the server knows how often a work was
 delivered. It tells when asked for a limit: above `max_deliver` it gives a work to nobody and says how often it was
 given out, whoever else waits for work. So where works come again, their consumer gets one. What was handed back does
-not count, the server tells of that, too; such work, and what it cannot be told of, begins anew.
+not count, the server tells of that, too: the limit is higher where it happens, and what reaches it all the same, or
+what nobody here can judge, begins anew.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.fact import ErrorType, TaskError
@@ -26,6 +28,10 @@ from infinity_matrix_coordinator.clock import StreamClock
 DEATHS_MAX = 5
 #: Deliveries after which the server tells. One more: given it once again, an agent of the SDK says `poison` itself.
 DELIVERIES_MAX = DEATHS_MAX + 1
+#: The limit is higher by how often works of that agent were handed back of late, but never by more than this: each of
+#: these deliveries is a lease that poison has in the meantime.
+HANDED_BACK_MAX = 14
+HANDED_BACK_FOR_S = 120.0
 UNLIMITED = -1
 #: Works of which it is remembered how often they were handed back, and that wait to be looked at; forgetting one only
 #: finds poison later, for a sweep publishes again what nobody is given any more.
@@ -33,7 +39,17 @@ REMEMBERED_MAX = 100_000
 ADVISORY = "$JS.EVENT.ADVISORY.CONSUMER"
 #: How often an attempt was begun again, by the marks of an SDK agent; None when that cannot be read.
 Marks = Callable[[Attempt], Awaitable[int | None]]
+Known = TypeVar("Known")
 log = get_logger("infinity_matrix.coordinator")
+
+
+@dataclass(slots=True)
+class _HandedBack:
+    """A work that an agent handed back, how often, and when last."""
+
+    agent: str
+    count: int = 0
+    at: float = 0.0
 
 
 class WornWorks:
@@ -62,8 +78,9 @@ class WornWorks:
         self._marks = marks
         self._condemn = condemn
         self._renew = renew
-        #: By place in the work stream: how often it was handed back, and how often in all it was given out.
-        self._handed_back: OrderedDict[int, int] = OrderedDict()
+        #: By place in the work stream, in the order of when: what was handed back.
+        self._handed_back: OrderedDict[int, _HandedBack] = OrderedDict()
+        #: By place in the work stream: how often in all it was given out.
         self._exceeded: OrderedDict[int, int] = OrderedDict()
         #: Agents whose consumers were given a limit here.
         self._limited: set[str] = set()
@@ -82,6 +99,7 @@ class WornWorks:
 
         Raises JetStreamError, RequestTimeout, SessionLost.
         """
+        handed_back = self._handed_back_of_late()
         for agent in {*suspects, *self._limited}:
             info = await self._api.consumer_info(self._stream, agent)
             if info is None:
@@ -91,13 +109,16 @@ class WornWorks:
             limit = int(info["config"].get("max_deliver", UNLIMITED))
             is_again = bool(info.get("num_redelivered"))
             oldest = min(suspects.get(agent, {}).values(), default=self._clock.now())
-            if not is_again and limit == DELIVERIES_MAX:
+            wanted = DELIVERIES_MAX + handed_back.get(agent, 0)
+            if not is_again:
                 # Nothing comes again: whoever set it, it is needed by nobody now.
-                await self._limit(agent, info["config"], UNLIMITED)
                 self._limited.discard(agent)
-            elif is_again and limit == UNLIMITED and oldest < self._clock.now() - lease_s:
-                await self._limit(agent, info["config"], DELIVERIES_MAX)
+                if DELIVERIES_MAX <= limit <= DELIVERIES_MAX + HANDED_BACK_MAX:
+                    await self._limit(agent, info["config"], UNLIMITED)
+            elif limit < wanted and oldest < self._clock.now() - lease_s:
+                # Only ever higher: another owner may have heard more.
                 self._limited.add(agent)
+                await self._limit(agent, info["config"], wanted)
 
     async def close(self) -> None:
         if self._examining is not None:
@@ -113,9 +134,15 @@ class WornWorks:
 
     def _hear_handed_back(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
         told = _told(data, "stream_seq")
-        if told is not None:
-            self._handed_back[told[0]] = self._handed_back.get(told[0], 0) + 1
+        if told is None:
+            return
+        known = self._handed_back.get(told[0])
+        if known is None:
+            known = self._handed_back[told[0]] = _HandedBack(subject.rpartition(".")[2])
             _bound(self._handed_back)
+        known.count += 1
+        known.at = self._clock.now()
+        self._handed_back.move_to_end(told[0])
 
     def _hear_exceeded(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
         told = _told(data, "stream_seq", "deliveries")
@@ -125,6 +152,16 @@ class WornWorks:
         _bound(self._exceeded)
         if self._examining is None or self._examining.done():
             self._examining = asyncio.create_task(self._examine_all(), name="worn")
+
+    def _handed_back_of_late(self) -> dict[str, int]:
+        """By agent how often one of its works was handed back, the one that was most often."""
+        most: dict[str, int] = {}
+        since = self._clock.now() - HANDED_BACK_FOR_S
+        for one in reversed(self._handed_back.values()):
+            if one.at < since:
+                break
+            most[one.agent] = max(most.get(one.agent, 0), min(one.count, HANDED_BACK_MAX))
+        return most
 
     async def _examine_all(self) -> None:
         while self._exceeded:
@@ -145,7 +182,8 @@ class WornWorks:
         attempt = place[1:]
         # Of what is older nobody here heard how often it was handed back.
         is_known = parse_server_time(stored.at) >= self._listening_since
-        deaths = deliveries - self._handed_back.pop(stored.sequence, 0)
+        handed_back = self._handed_back.pop(stored.sequence, None)
+        deaths = deliveries - (0 if handed_back is None else handed_back.count)
         # Nobody marks what plain agents begin; what agents of the SDK began again as often is poison to them, too.
         marks = await self._marks(attempt) if is_known and deaths >= DEATHS_MAX else None
         if marks is not None and (marks == 0 or marks >= DEATHS_MAX - 1):
@@ -166,6 +204,6 @@ def _told(data: bytes, *keys: str) -> tuple[int, ...] | None:
         return None
 
 
-def _bound(remembered: OrderedDict[int, int]) -> None:
+def _bound(remembered: OrderedDict[int, Known]) -> None:
     if len(remembered) > REMEMBERED_MAX:
         remembered.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Worlds on one server, each under a prefix of its own: a victim that dies at a failpoint, and who takes over."""
+"""Worlds on one server, each under a prefix of its own: victims that die at failpoints, and who takes over."""
 
 import asyncio
 import json
@@ -7,31 +7,33 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.failpoint import PAUSING, VARIABLE, WATCH
 from infinity_matrix_bus.installation import install, read_installation
 from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator.operations import Operations
-from infinity_matrix_coordinator.verification import AgentLine, verify
+from infinity_matrix_coordinator.verification import AgentLine, History, verify
 from infinity_matrix_coordinator.verification.reading import read_history
 
-from .workload import Workload
+from .workload import Workload, again
 
 HERE = Path(__file__).parent
-READY_S = 30.0
-#: The victim has this long to come to its failpoint, and all executions to end afterwards.
-STRUCK_S = 30.0
-END_S = 60.0
+#: A world whose log stands still for so long is stuck, however slow the machine is: there is always a fact to come, or
+#: a checkpoint, a mark, a sign of life that a victim dies at.
+STILL_S = 60.0
 POLL_S = 0.05
 #: Work that is passed on for so long was delivered more than once.
 PASSED_ON_S = 1.0
-#: Looking at all executions costs something.
+#: Looking at all executions costs something, and so does looking at the log.
 LOOK_S = 1.0
+HEAD_S = 0.5
 
 
 class Zygote:
@@ -67,6 +69,7 @@ class Child:
     pid: int
     log: Path
     ready: Path
+    counts: Path
 
     @property
     def is_alive(self) -> bool:
@@ -85,9 +88,22 @@ class Child:
         """Whether it has said that it stands still."""
         return self.log.exists() and PAUSING in self.log.read_text()
 
+    @property
+    def is_struck(self) -> bool:
+        """Whether it came to its failpoint."""
+        return not self.is_alive or self.is_paused
+
     def kill(self) -> None:
         if self.is_alive:
             os.kill(self.pid, signal.SIGKILL)
+
+    async def passes(self) -> dict[str, int]:
+        """How often it passed each place; it ends."""
+        os.kill(self.pid, signal.SIGTERM)
+        while self.is_alive:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(POLL_S)
+        found: dict[str, int] = json.loads(self.counts.read_text())
+        return found
 
 
 @dataclass(slots=True)
@@ -112,7 +128,7 @@ class World:
     def begin(self, role: str, failpoint: str = "") -> Child:
         """Starts a process."""
         stem = self.folder / f"{role}-{len(self.children)}"
-        child = Child(0, stem.with_suffix(".log"), stem.with_suffix(".ready"))
+        child = Child(0, stem.with_suffix(".log"), stem.with_suffix(".ready"), stem.with_suffix(".counts"))
         order = {
             "role": role,
             "url": self.url,
@@ -120,6 +136,7 @@ class World:
             "failpoint": failpoint,
             "log": str(child.log),
             "ready": str(child.ready),
+            "counts": str(child.counts),
             "journal": str(self.journal),
             "passed_on": str(self.passed_on),
         }
@@ -136,52 +153,124 @@ class World:
         return "\n".join(f"--- {child.log.name}\n{child.log.read_text()[-1500:]}" for child in self.children)
 
 
-async def until(condition: Any, timeout_s: float) -> bool:
-    """Whether the condition held before `timeout_s` had passed."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(POLL_S)
-    return True
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """A failpoint, and whether its process came to it. `is_first`: its process was the first of its role."""
+
+    role: str
+    point: str
+    is_struck: bool
+    is_first: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What came of a world: whether the victim came to its failpoint, and what is wrong now."""
+    """What came of a world: who was struck, and what is wrong now. `passes`: by role, what was passed how often."""
 
-    point: str
-    role: str
-    struck: bool
+    strikes: list[Strike]
     problems: list[str]
+    passes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-async def run(world: World, role: str, failpoint: str, *, is_installed: bool = True) -> Fate:
-    """Lets the victim die while everything runs, puts another in its place, and looks at how all of it ended."""
-    connection = await Connection(Endpoint(world.url)).open()
+async def run(
+    world: World, lines: Mapping[str, Sequence[str]], *, is_installed: bool = True, counts: bool = False
+) -> Fate:
+    """Lets the processes of each role die one after another, at the points given, while everything runs.
+
+    Each is followed by another, and the last lives on. Answers how all of it ended; with `counts` also what was passed.
+    """
+    # A machine that others use may be slow to answer: what this test itself asks for, it asks for again.
+    connection = await again(lambda: Connection(Endpoint(world.url)).open())
+    over = asyncio.Event()
+    tasks: list[asyncio.Task[Any]] = []
     try:
         if is_installed:
-            await install(connection.session, world.prefix, shards=1)
+            await again(lambda: install(connection.session, world.prefix, shards=1))
             operations, workload = await _prepared(world, connection)
-        victim = world.begin(role, failpoint)
+        ofs = [_Line(world, role, lines.get(role, ())) for role in ("coordinator", "agent")]
+        tasks.append(asyncio.create_task(ofs[0].run(over)))
         if not is_installed:
-            await until(lambda: victim.is_ready or not victim.is_alive, READY_S)
-            if not victim.is_alive:
-                world.begin(role)
             operations, workload = await _prepared(world, connection)
-        world.begin("agent" if role == "coordinator" else "coordinator")
-        working = asyncio.create_task(_work(workload, world))
-        if failpoint.endswith("kill"):
-            struck = await until(lambda: not victim.is_alive, STRUCK_S)
-        else:
-            struck = await until(lambda: victim.is_paused, STRUCK_S)
-        world.begin(role)
-        await asyncio.wait_for(working, END_S)
-        problems = await _ended(operations, world)
+        tasks.append(asyncio.create_task(ofs[1].run(over)))
+        tasks.append(working := asyncio.create_task(_work(workload, world)))
+        head = _Head(operations)
+        problems: list[str] = []
+        if not await head.until(working.done):
+            problems.append("what was to be done was not done in time")
+        await head.until(lambda: all(line.is_first_struck for line in ofs))
+        problems += await _ended(operations, world, head)
+        over.set()
+        strikes = [strike for line in ofs for strike in line.strikes()]
+        passes = {line.role: await line.last.passes() for line in ofs} if counts else {}
         operations.close()
-        return Fate(failpoint, role, struck, problems)
+        return Fate(strikes, problems, passes)
     finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await connection.close()
+
+
+class _Line:
+    """The processes of one role in a world, one after another."""
+
+    def __init__(self, world: World, role: str, points: Sequence[str]) -> None:
+        self._world = world
+        self.role = role
+        self._points = points
+        self._victims: list[tuple[str, Child]] = []
+        self.last: Child
+
+    async def run(self, over: asyncio.Event) -> None:
+        """Puts another in the place of each that is struck, until the last."""
+        for point in self._points:
+            victim = self._world.begin(self.role, point)
+            self._victims.append((point, victim))
+            while not victim.is_struck:
+                if over.is_set():
+                    return
+                await asyncio.sleep(POLL_S)
+        self.last = self._world.begin(self.role)
+
+    @property
+    def is_first_struck(self) -> bool:
+        """Whether the first is, if it was to be."""
+        return not self._points or (bool(self._victims) and self._victims[0][1].is_struck)
+
+    def strikes(self) -> list[Strike]:
+        return [
+            Strike(self.role, point, victim.is_struck, number == 0)
+            for number, (point, victim) in enumerate(self._victims)
+        ]
+
+
+class _Head:
+    """The head of a world's log: what is waited for has time for as long as that moves."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._stream = operations.subjects.facts_stream(0)
+        self._seen = 0
+        self._moved_at = time.monotonic()
+
+    async def until(self, condition: Callable[[], bool]) -> bool:
+        """Whether the condition held before the log had stood still for too long."""
+        while not condition():
+            if not await self.moves():
+                return False
+            await asyncio.sleep(HEAD_S)
+        return True
+
+    async def moves(self) -> bool:
+        """Whether there was a new fact not too long ago."""
+        try:
+            head = await JetStreamApi(await self._operations.session()).last_sequence(self._stream)
+        except InfinityMatrixError:
+            # A server that does not answer in time is as slow as all else.
+            return True
+        if head != self._seen:
+            self._seen, self._moved_at = head, time.monotonic()
+        return time.monotonic() - self._moved_at < STILL_S
 
 
 async def _work(workload: Workload, world: World) -> None:
@@ -191,29 +280,31 @@ async def _work(workload: Workload, world: World) -> None:
 
 
 async def _prepared(world: World, connection: Connection) -> tuple[Operations, Workload]:
-    deadline = time.monotonic() + READY_S
-    while True:
-        try:
-            installation = await read_installation(connection.session, world.prefix, with_secret=True)
-            break
-        except InfinityMatrixError:
-            assert time.monotonic() < deadline, "nothing was installed"
-            await asyncio.sleep(POLL_S)
+    installation = await again(lambda: read_installation(connection.session, world.prefix, with_secret=True))
     operations = await Operations(connection, installation).open()
     workload = Workload(operations)
     await workload.prepare()
     return operations, workload
 
 
-async def _ended(operations: Operations, world: World) -> list[str]:
-    """Waits until every execution has ended; answers what is wrong with how they did."""
-    deadline = time.monotonic() + END_S
-    while time.monotonic() < deadline:
-        if not any(one.is_open for one in await operations.executions()):
+async def _ended(operations: Operations, world: World, head: _Head) -> list[str]:
+    """Waits until every execution is there and has ended; answers what is wrong with how they did."""
+
+    async def read() -> History:
+        return await read_history(await operations.session(), operations.installation)
+
+    while True:
+        executions = await again(operations.executions)
+        # Two begin by themselves, some time after they were asked for.
+        missing = {"schedule", "trigger"}.difference(*(one.cause for one in executions))
+        if not missing and not any(one.is_open for one in executions):
+            break
+        if not await head.moves():
             break
         await asyncio.sleep(LOOK_S)
-    history = await read_history(await operations.session(), operations.installation)
+    history = await again(read)
     problems = [f"{execution} is still open: {history.facts[execution]}" for execution in history.open()]
+    problems += [f"nothing was started by the {cause}" for cause in missing]
     history.journal = lines_of(world.journal)
     history.is_over = True
     return problems + [str(violation) for violation in verify(history)]

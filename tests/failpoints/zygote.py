@@ -46,7 +46,10 @@ def main() -> None:
 
 
 def live(order: dict[str, Any]) -> NoReturn:
-    """The life of a child; `order` has role, url, prefix, log, ready, journal, passed_on and perhaps a failpoint."""
+    """The life of a child; `order` has role, url, prefix, log, ready, counts, journal, passed_on, perhaps a failpoint.
+
+    Told to end, it writes down how often it passed each place.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     output = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -55,6 +58,12 @@ def live(order: dict[str, Any]) -> NoReturn:
     os.dup2(output, 2)
     if order["failpoint"]:
         failpoint.arm(order["failpoint"])
+
+    def count(number: int, frame: object) -> NoReturn:
+        Path(order["counts"]).write_text(json.dumps(failpoint.passed()))
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, count)
     code = 1
     try:
         asyncio.run(coordinate(order) if order["role"] == "coordinator" else serve(order))
