@@ -65,7 +65,7 @@ class Cancels:
                 self._stopped.popitem(last=False)
         for delivery in list(self._held):
             if delivery.concerns(execution, task, attempt if isinstance(attempt, int) else 0):
-                self._cancel(delivery, reason, grace_s)
+                self.cancel(delivery, reason, grace_s)
 
     def stop_of(self, delivery: Delivery) -> str | None:
         """Why the execution was stopped after this work had become ready and lay in the queue; None if it was not."""
@@ -75,7 +75,8 @@ class Cancels:
             return None
         return reason
 
-    def _cancel(self, delivery: Delivery, reason: str, grace_s: float) -> None:
+    def cancel(self, delivery: Delivery, reason: str, grace_s: float = 0.0) -> None:
+        """Stops one work: that is told, left the grace where it may use it, and then interrupted."""
         delivery.is_cancelled, delivery.cancel_reason = True, reason
         if delivery.work is not None:
             delivery.work.mark_cancelled(reason, grace_s)

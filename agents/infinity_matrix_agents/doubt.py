@@ -93,7 +93,7 @@ class Doubt:
         age_max_s = ANSWER_AGE_MAX_S
         while is_wanted():
             asked_at = self._loop.time()
-            answer = await self._ask(delivery)
+            answer = await self.ask_once(delivery)
             if answer is None:
                 await asyncio.sleep(ASK_AGAIN_S)
             elif answer.is_settled or self._loop.time() - asked_at <= age_max_s:
@@ -104,7 +104,7 @@ class Doubt:
                 age_max_s *= 2
         return None
 
-    async def _ask(self, delivery: Delivery) -> Answer | None:
+    async def ask_once(self, delivery: Delivery) -> Answer | None:
         """One question; None when nobody can say."""
         record = delivery.record
         question = {key: record[key] for key in ("execution", "task", "attempt", "agent")}

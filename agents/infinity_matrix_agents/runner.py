@@ -31,6 +31,7 @@ from infinity_matrix_agents.begins import Begins
 from infinity_matrix_agents.cancels import Cancels
 from infinity_matrix_agents.delivery import Delivery, UnreadableWork
 from infinity_matrix_agents.doubt import Doubt
+from infinity_matrix_agents.missed_orders import MissedOrders
 from infinity_matrix_agents.payloads import Payloads
 from infinity_matrix_agents.rate import TokenBucket
 from infinity_matrix_agents.reports import Reports
@@ -79,6 +80,7 @@ class AgentRunner:
         self._cancels = Cancels(
             self._subjects, self._time, self._held, self._drop, agent.is_async, not agent.keeps_grace
         )
+        self._missed = MissedOrders(self._doubt, self._time, self._held, self._cancels.cancel)
         self._reports = Reports(connection, self._subjects, self._time, self._outbox, self.instance)
         self._begins = Begins(connection, self._subjects, self._time, self.instance)
         self._threads: ThreadPoolExecutor | None = None
@@ -145,6 +147,7 @@ class AgentRunner:
 
     async def _on_session(self, session: Session) -> None:
         await session.subscribe(self._subjects.all_cancels, self._cancels.on_order)
+        self._missed.on_session()
         self._reports.on_session(session)
         await self._open_puller(session)
         await self._announce(session)
@@ -439,6 +442,7 @@ class AgentRunner:
                     self._reports.taken(delivery)
             if self._loop.time() - extended_at >= self._lease_interval_s:
                 extended_at = self._loop.time()
+                self._spawn(self._missed.look())
                 for delivery in list(self._attempts.values()):
                     self._reply(delivery.ack_reply, b"+WPI")
 

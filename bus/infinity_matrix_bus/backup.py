@@ -28,6 +28,9 @@ MANIFEST = "manifest.json"
 #: The durable consumer of events; what it has acknowledged by then is in the logs that are saved after.
 EVENTS_CONSUMER = "im-triggers"
 PING_TIMEOUT_S = 1.0
+#: The server's error for a stream that is there already.
+RESTORE_IN_PLACE = 10130
+OVERWRITES_MAX = 5
 #: A cluster on a busy machine may need so long until all has a leader.
 ELECTION_S = 60.0
 Answer = TypeVar("Answer")
@@ -172,7 +175,8 @@ async def restore(
         await _delete(api, stream)
     for snapshot in _in_order_of_restore(manifest, subjects):
         config = {**snapshot.config, "num_replicas": replicas}
-        await _elected(partial(_load, session, api, snapshot, folder, config), replicas)
+        load = partial(_load, session, api, snapshot, folder, config)
+        await _elected(partial(_in_place_of, load, api, snapshot.stream) if overwrites else load, replicas)
         await _elected(partial(api.stream_info, snapshot.stream), replicas)
         if snapshot.stream == subjects.triggers_stream:
             await api.call(f"STREAM.PURGE.{snapshot.stream}", {"seq": manifest.events_from})
@@ -189,6 +193,18 @@ async def _load(session: Session, api: JetStreamApi, snapshot: Snapshot, folder:
         if not session.is_lost:
             await _delete(api, snapshot.stream)
         raise
+
+
+async def _in_place_of(load: Callable[[], Awaitable[None]], api: JetStreamApi, stream: str) -> None:
+    """Loads a stream although a coordinator that lives makes it again as soon as it is deleted."""
+    for attempt in range(OVERWRITES_MAX):
+        try:
+            await load()
+            return
+        except JetStreamError as error:
+            if error.code != RESTORE_IN_PLACE or attempt + 1 == OVERWRITES_MAX:
+                raise
+            await _delete(api, stream)
 
 
 async def _names(api: JetStreamApi) -> set[str]:

@@ -17,7 +17,9 @@ from history import lines_of
 from infinity_matrix.agents import Agent, Failure, Work
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Workflow
-from infinity_matrix_agents import AgentRunner, InvalidAgent
+from infinity_matrix_agents import AgentRunner, InvalidAgent, missed_orders
+from infinity_matrix_agents.cancels import Cancels
+from infinity_matrix_bus import streams
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.session import Endpoint
 from plain import connected
@@ -411,3 +413,30 @@ async def test_work_in_hand_that_is_delivered_again_is_not_run_again(im: Client)
 
         await until(is_acked, 10.0, "the work being acked by its newest lease")
     assert begun == [1]
+
+
+async def test_a_handler_whose_order_to_stop_was_missed_is_stopped_once_its_time_is_over(
+    im: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cancels, "on_order", lambda *message: None)
+    monkeypatch.setattr(missed_orders, "LATE_S", 0.2)
+    monkeypatch.setattr(streams, "ACK_WAIT_S", 1.5)
+    agent = Agent("one-place", concurrency=1)
+    stopped = asyncio.Event()
+
+    @agent.handler
+    async def handle(work: Work) -> str:
+        if work.config.get("hangs"):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.set()
+        return "done"
+
+    await im.serve([agent])
+    hanging = Workflow("hangs", tasks=[Task("only", "one-place", config={"hangs": True}, timeout=0.3)])
+    assert (await hanging.execute(timeout=15.0)).status == "failed"
+    # The attempt is closed; only the agent does not know.
+    after = Workflow("after", tasks=[Task("only", "one-place")])
+    assert (await after.execute(timeout=10.0)).outputs == {"only": "done"}
+    assert stopped.is_set()
