@@ -229,6 +229,9 @@ class Coordinator:
         while not session.is_lost:
             try:
                 await install(session, self._prefix, self._shards_wanted)
+                # What was gone may have been restored, and the logs with it.
+                for shard in list(self.shards.values()):
+                    await shard.look_at_log()
                 return
             except InfinityMatrixError as error:
                 log.warning("installation_not_mended", reason=str(error))

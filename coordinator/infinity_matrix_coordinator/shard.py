@@ -458,6 +458,10 @@ class Shard:
         if self.agent_of(attempt) is not None and not self._session.is_lost:
             self.performer.publish_repair(self.mailbox.executions[attempt[0]], attempt[1])
 
+    async def look_at_log(self) -> None:
+        """Ends this owner at once when its log is another one; raises JetStreamError, RequestTimeout, SessionLost."""
+        self.heed(await self._api.stream_info(self._stream) or {})
+
     def heed(self, info: dict[str, Any]) -> None:
         """Learns the time from what the server says of the log, and ends this owner when it is another log."""
         self._learn_time(info)
