@@ -81,7 +81,9 @@ class Doubt:
         self._consumer_sequence = delivery.consumer_sequence
 
     def is_about(self, delivery: Delivery) -> bool:
-        """Whether the log must be asked before this is run."""
+        """Whether the log must be asked before this is run, which it may then be at once."""
+        # It may have been read before this process stood still, and nothing else may have run since.
+        self.tick()
         return delivery.is_doubtful(self._trusted_from)
 
     async def ask(self, delivery: Delivery, is_wanted: Callable[[], bool]) -> Answer | None:

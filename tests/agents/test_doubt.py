@@ -35,3 +35,14 @@ async def test_work_that_came_while_the_process_stood_still_is_asked_about_thoug
     after = delivered_now(3)
     doubt.see(after, None)
     assert not doubt.is_about(after)
+
+
+async def test_work_that_was_taken_before_the_process_stood_still_is_asked_about_before_it_begins() -> None:
+    stream_time = StreamTime()
+    doubt = Doubt(Connection(Endpoint("nats://127.0.0.1:1")), Subjects("im"), stream_time)
+    doubt.know({"ts": rfc3339(time.time())}, LEASE_INTERVAL_S)
+    taken = delivered_now(1)
+    doubt.see(taken, None)
+    # Nothing else of this process runs between the end of this and the beginning of the work.
+    time.sleep(STOOD_STILL_S)  # noqa: ASYNC251
+    assert doubt.is_about(taken)

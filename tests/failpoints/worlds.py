@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 #: A world whose log stands still for so long is stuck, however slow the machine is: there is always a fact to come, or
 #: a checkpoint, a mark, a sign of life that a victim dies at.
 STILL_S = 60.0
-POLL_S = 0.05
+POLL_S = 0.1
 #: Work that is passed on for so long was delivered more than once.
 PASSED_ON_S = 1.0
 #: Looking at all executions costs something, and so does looking at the log.
@@ -87,11 +87,6 @@ class Child:
     def is_paused(self) -> bool:
         """Whether it has said that it stands still."""
         return self.log.exists() and PAUSING in self.log.read_text()
-
-    @property
-    def is_struck(self) -> bool:
-        """Whether it came to its failpoint."""
-        return not self.is_alive or self.is_paused
 
     def kill(self) -> None:
         if self.is_alive:
@@ -200,7 +195,8 @@ async def run(
         await head.until(lambda: all(line.is_first_struck for line in ofs))
         problems += await _ended(operations, world, head)
         over.set()
-        strikes = [strike for line in ofs for strike in line.strikes()]
+        await asyncio.gather(*tasks)
+        strikes = [strike for line in ofs for strike in line.strikes]
         passes = {line.role: await line.last.passes() for line in ofs} if counts else {}
         operations.close()
         return Fate(strikes, problems, passes)
@@ -218,30 +214,27 @@ class _Line:
         self._world = world
         self.role = role
         self._points = points
-        self._victims: list[tuple[str, Child]] = []
+        self.strikes: list[Strike] = []
         self.last: Child
 
     async def run(self, over: asyncio.Event) -> None:
-        """Puts another in the place of each that is struck, until the last."""
-        for point in self._points:
+        """Puts another in the place of each that is struck, until the last, or until all is over."""
+        for number, point in enumerate(self._points):
             victim = self._world.begin(self.role, point)
-            self._victims.append((point, victim))
-            while not victim.is_struck:
+            is_kill = point.endswith("kill")
+            while is_waited_for := victim.is_alive if is_kill else not victim.is_paused:
                 if over.is_set():
-                    return
+                    break
                 await asyncio.sleep(POLL_S)
+            self.strikes.append(Strike(self.role, point, not is_waited_for, number == 0))
+            if is_waited_for:
+                return
         self.last = self._world.begin(self.role)
 
     @property
     def is_first_struck(self) -> bool:
         """Whether the first is, if it was to be."""
-        return not self._points or (bool(self._victims) and self._victims[0][1].is_struck)
-
-    def strikes(self) -> list[Strike]:
-        return [
-            Strike(self.role, point, victim.is_struck, number == 0)
-            for number, (point, victim) in enumerate(self._victims)
-        ]
+        return not self._points or bool(self.strikes)
 
 
 class _Head:
@@ -260,6 +253,11 @@ class _Head:
                 return False
             await asyncio.sleep(HEAD_S)
         return True
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether there was a new fact just now: then it is too early to look at all executions."""
+        return time.monotonic() - self._moved_at < LOOK_S
 
     async def moves(self) -> bool:
         """Whether there was a new fact not too long ago."""
@@ -294,14 +292,17 @@ async def _ended(operations: Operations, world: World, head: _Head) -> list[str]
         return await read_history(await operations.session(), operations.installation)
 
     while True:
+        while head.is_moving:
+            await head.moves()
+            await asyncio.sleep(HEAD_S)
         executions = await again(operations.executions)
         # Two begin by themselves, some time after they were asked for.
         missing = {"schedule", "trigger"}.difference(*(one.cause for one in executions))
         if not missing and not any(one.is_open for one in executions):
             break
+        await asyncio.sleep(LOOK_S)
         if not await head.moves():
             break
-        await asyncio.sleep(LOOK_S)
     history = await again(read)
     problems = [f"{execution} is still open: {history.facts[execution]}" for execution in history.open()]
     problems += [f"nothing was started by the {cause}" for cause in missing]

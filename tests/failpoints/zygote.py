@@ -51,6 +51,8 @@ def live(order: dict[str, Any]) -> NoReturn:
     Told to end, it writes down how often it passed each place.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # They live for some seconds, and what they touch is copied.
+    gc.disable()
     output = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
