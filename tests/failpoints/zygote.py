@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-import infinity_matrix.agents  # noqa: F401 - imported once, for all
+import cel  # noqa: F401 - imported once, for all: half of what a coordinator's life here would cost
+import infinity_matrix.agents  # noqa: F401 - the same
 from infinity_matrix_agents.agent import Agent
 from infinity_matrix_agents.runner import AgentRunner
 from infinity_matrix_agents.work import Work
