@@ -1,5 +1,6 @@
 """How values are written: durations, failures, times, and text that came from elsewhere."""
 
+import io
 import json
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import pytest
 from infinity_matrix.cli import output
 from infinity_matrix.cli.view import View
 from infinity_matrix_coordinator.views import ExecutionStatus, StatusUpdate, TaskStatus
+from rich.console import Console
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,23 @@ def test_a_child_says_which_execution_it_is() -> None:
     task = TaskStatus("c", "im-workflow", "running", child="e-2")
     view = View.of(ExecutionStatus("e", "w", "d", "running", 0.0, "c", 0.0, None, None, {"c": task}))
     assert view.rows["c"].note == "is e-2"
+
+
+@pytest.mark.parametrize(
+    ("compensation", "compensated", "told"),
+    [
+        (None, (), None),
+        ("complete", ("pay", "book"), "undone: pay, book"),
+        ("incomplete", (), "undone: nothing; not all could be undone ('imx compensate e' tries again)"),
+        ("complete", tuple(f"t{n}" for n in range(1022)), ", and 1,002 more"),
+    ],
+)
+def test_a_status_tells_what_was_undone(
+    compensation: str | None, compensated: tuple[str, ...], told: str | None
+) -> None:
+    status = ExecutionStatus("e", "w", "d", "failed", 100.0, None, 0.0, 1.0, None, {}, compensation, compensated)
+    console = Console(width=400, file=io.StringIO())
+    console.print(View.of(status).render(is_marked=False))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert told in shown if told is not None else "undone" not in shown

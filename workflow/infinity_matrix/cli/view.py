@@ -21,6 +21,9 @@ REFRESH_S = 0.125
 #: Lines of the view beside its rows: headings, the bar, and one that says how many are not shown.
 HEADING_LINES = 7
 BAR_WIDTH = 40
+#: Tasks that were compensated, as many as are named.
+UNDONE_MAX = 20
+INCOMPLETE = "incomplete"
 #: What is looked at first when not all tasks fit.
 _ORDER = ("failed", "running", "retrying", "queued", "cancelled", "completed", "skipped", "waiting")
 
@@ -71,6 +74,9 @@ class View:
         self.started_at = status.started_at
         self.ended_at: float | None = None
         self.error: Any = None
+        #: What was undone, in that order, and whether that was all; None where there was nothing to undo.
+        self.compensated = status.compensated
+        self.compensation = status.compensation
         self.rows = {task.id: Row(task.id, task.agent) for task in status.tasks.values()}
         #: Of a map or a loop: where each instance stands, and how many stand there.
         self._members: dict[str, dict[str, str]] = {}
@@ -152,7 +158,18 @@ class View:
             parts.append(Text(f"... and {len(self.rows) - len(rows):,} more", style="dim"))
         if self.error:
             parts.append(Text(f"\n{output.error_text(self.error)}", style="red"))
+        if self.compensation is not None or self.compensated:
+            parts.append(Text(self._undone(), style="dim" if self.compensation != INCOMPLETE else "red"))
         return Group(*parts)
+
+    def _undone(self) -> str:
+        """Which tasks were compensated, the first undone first, and whether that was all."""
+        named = ", ".join(self.compensated[:UNDONE_MAX])
+        more = len(self.compensated) - UNDONE_MAX
+        done = f"undone: {named or 'nothing'}" + (f", and {more:,} more" if more > 0 else "")
+        if self.compensation != INCOMPLETE:
+            return done
+        return f"{done}; not all could be undone ('imx compensate {self.execution_id}' tries again)"
 
     def _heading(self, now: float, *, is_marked: bool) -> Any:
         from rich.text import Text
