@@ -248,6 +248,8 @@ async def _follow_live(client: "Client", view: View, file: TextIO) -> None:
             async for update in client.stream_status(view.execution_id):
                 view.apply(update)
         view.ended_at = view.ended_at or time.time()
+        last = await client.get_status(view.execution_id, is_whole=False)
+        view.compensated, view.compensation = last.compensated, last.compensation
         live.refresh()
 
 
