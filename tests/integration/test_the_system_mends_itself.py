@@ -144,9 +144,16 @@ async def test_work_goes_on_when_a_consumer_is_deleted_under_its_agents(world: W
         digest = await client.operations.store(workflow.definition())
         executions = await started(client, digest, "consumer-deleted", 50)
         session = await session_of(world)
+        api = JetStreamApi(session)
+
+        async def is_made() -> bool:
+            return await api.consumer_info("IM_WORK", "worker") is not None
+
         for _ in range(3):
             await asyncio.sleep(randomness.uniform(0.05, 0.3))
-            await JetStreamApi(session).delete_consumer("IM_WORK", "worker")
+            # One that breaks at once again is not made at once again.
+            await until(is_made, 10.0, "the consumer being made again")
+            await api.delete_consumer("IM_WORK", "worker")
             executions += await started(client, digest, "consumer-deleted", 100)
         await session.close()
         states = await all_finished(client, executions, 30.0)
