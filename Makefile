@@ -12,10 +12,11 @@ demo: $(READY)
 	$(BIN)/imx demo
 
 # Real servers, processes and deadlines on a machine that others use too: what failed is run once more, alone, and said.
+# Much of the time is waiting for leases and processes: four at once also where there are two cores.
 # A file that cannot be collected is no failure that could be run again: it ends the command at once.
 test: check
 	$(BIN)/python -m pytest --collect-only -q > /dev/null
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/failpoints || \
+	$(BIN)/python -m pytest -n 4 --dist loadgroup --durations=40 --ignore tests/failpoints || \
 	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -p no:xdist --ignore tests/failpoints
 
 # A process is killed before and after every message it sends: two minutes that want the machine for themselves.
