@@ -17,6 +17,7 @@ from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.fact import ErrorType, TaskError
 from infinity_matrix_bus.api import JetStreamApi, StoredMessage
 from infinity_matrix_bus.codec import Undecodable, decode_record, parse_server_time
+from infinity_matrix_bus.direct_client import ended
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.session import Session, Subscription
 from infinity_matrix_bus.subjects import Subjects
@@ -122,8 +123,7 @@ class WornWorks:
 
     async def close(self) -> None:
         if self._examining is not None:
-            self._examining.cancel()
-            await asyncio.gather(self._examining, return_exceptions=True)
+            await ended(self._examining)
         for subscription in self._listening:
             await subscription.close()
 

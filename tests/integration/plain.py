@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import nats
+from infinity_matrix_bus.direct_client import ended
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 from nats.js.client import JetStreamContext
@@ -64,5 +65,4 @@ async def serving(url: str, agent: str, handler: Callable[[dict[str, Any]], Any]
         try:
             yield client
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await ended(task)

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness import World, set_ack_wait, until
 from infinity_matrix.workflow import Task, Workflow
+from infinity_matrix_bus.direct_client import ended
 from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator.process import Coordinator
 from infinity_matrix_coordinator.worn import DELIVERIES_MAX, HANDED_BACK_MAX
@@ -38,8 +39,7 @@ async def pulling(world: World, agent: str, take: Any) -> AsyncIterator[list[int
     try:
         yield deliveries
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
 
 
 async def dies(message: Any) -> None:
