@@ -20,6 +20,14 @@ def delivered_now(consumer_sequence: int) -> Delivery:
     return Delivery({"ready_at": rfc3339(now)}, "", 1, consumer_sequence, now)
 
 
+def test_a_repair_is_asked_about_however_fresh_it_is() -> None:
+    # Its owner read the head before: an outcome that landed since then is not known to it.
+    plain, repair = delivered_now(1), delivered_now(2)
+    repair.record["repair"] = True
+    assert not plain.is_doubtful(0.0)
+    assert repair.is_doubtful(0.0)
+
+
 async def test_work_that_came_while_the_process_stood_still_is_asked_about_though_its_lease_is_not_over() -> None:
     stream_time = StreamTime()
     doubt = Doubt(Connection(Endpoint("nats://127.0.0.1:1")), Subjects("im"), stream_time)

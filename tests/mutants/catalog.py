@@ -16,6 +16,8 @@ WIRE = ("tests/coordinator/test_wire_facts.py", "tests/coordinator/test_wire_sub
 STORE = ("tests/integration/test_checkpoint_store.py",)
 REPAIRS = ("tests/integration/test_repairs.py",)
 GOLDEN = ("tests/golden",)
+DOUBT = ("tests/agents/test_doubt.py",)
+MENDING = ("tests/integration/test_the_system_mends_itself.py", "-k", "acked_without_an_outcome")
 PUBLISHER = ("tests/bus/test_publisher.py",)
 
 
@@ -158,7 +160,7 @@ MUTANTS = (
         f"{COORDINATOR}/performer.py",
         "payload = work_payload(record, is_repair=is_repair)",
         "payload = work_payload(record, is_repair=False)",
-        TRACES,
+        MENDING,
     ),
     Mutant(
         "a repair that the server swallows counts as published",
@@ -187,7 +189,7 @@ MUTANTS = (
         f"{AGENTS}/delivery.py",
         '            or self.record.get("repair") is True\n',
         "",
-        TRACES,
+        DOUBT,
     ),
     Mutant(
         "agents ack before the outcome is confirmed",
