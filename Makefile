@@ -16,7 +16,7 @@ demo: $(READY)
 # A file that cannot be collected is no failure that could be run again: it ends the command at once.
 test: check
 	$(BIN)/python -m pytest --collect-only -q > /dev/null
-	$(BIN)/python -m pytest -n 4 --dist loadgroup --durations=40 --ignore tests/failpoints || \
+	$(BIN)/python -m pytest -n 4 --dist loadgroup --ignore tests/failpoints || \
 	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -p no:xdist --ignore tests/failpoints
 
 # A process is killed before and after every message it sends: two minutes that want the machine for themselves.

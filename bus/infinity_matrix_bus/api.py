@@ -137,6 +137,10 @@ class JetStreamApi:
         """The message at that place by a leader read; None when it is gone."""
         return await self._get(stream, {"seq": sequence})
 
+    async def next_message(self, stream: str, sequence: int, pattern: str) -> StoredMessage | None:
+        """The first message from a place on that matches, by a leader read; None when there is none."""
+        return await self._get(stream, {"seq": sequence, "next_by_subj": pattern})
+
     async def delete_message(self, stream: str, sequence: int) -> None:
         """Takes one message out; raises JetStreamError when it is gone."""
         await self.call(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})

@@ -6,9 +6,8 @@ if it waited. It is taken out; what is open of it is then absent, and is repaire
 """
 
 from collections.abc import AsyncIterator
-from typing import Any
 
-from infinity_matrix_bus.api import CONSUMER_NOT_FOUND, NO_MESSAGE, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from infinity_matrix_bus.api import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, JetStreamApi, JetStreamError, NoLeader
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.subjects import Subjects
 
@@ -52,25 +51,20 @@ class Leftovers:
         taken = 0
         async for sequence in self._below(pattern, first, floor):
             try:
-                await self._api.call(f"STREAM.MSG.DELETE.{self._stream}", {"seq": sequence, "no_erase": True})
+                await self._api.delete_message(self._stream, sequence)
+                taken += 1
+            except NoLeader:
+                raise
             except JetStreamError as error:
                 # Its removal was only late.
                 log.debug("leftover_is_gone", sequence=sequence, reason=str(error))
-            taken += 1
         return taken
 
     async def _below(self, pattern: str, first: int, floor: int) -> AsyncIterator[int]:
         """The sequences on a pattern from `first` to `floor`, as the stream's leader has them."""
         for _ in range(LEFTOVERS_A_SWEEP):
-            body: dict[str, Any] = {"seq": first, "next_by_subj": pattern}
-            try:
-                record = await self._api.call(f"STREAM.MSG.GET.{self._stream}", body)
-            except JetStreamError as error:
-                if error.code == NO_MESSAGE:
-                    return
-                raise
-            sequence = int(record["message"]["seq"])
-            if sequence > floor:
+            message = await self._api.next_message(self._stream, first, pattern)
+            if message is None or message.sequence > floor:
                 return
-            yield sequence
-            first = sequence + 1
+            yield message.sequence
+            first = message.sequence + 1
