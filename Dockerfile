@@ -1,13 +1,13 @@
 # One image for coordinators and agents: the command says which. It holds the five packages, and no compiler.
 FROM python:3.11-slim AS build
 WORKDIR /source
-COPY pyproject.toml README.md ./
+COPY pyproject.toml constraints.txt README.md ./
 COPY actors actors
 COPY bus bus
 COPY coordinator coordinator
 COPY agents agents
 COPY workflow workflow
-RUN pip wheel --no-cache-dir --wheel-dir /wheels ".[fast]"
+RUN pip wheel --no-cache-dir --constraint constraints.txt --wheel-dir /wheels ".[fast]"
 
 FROM python:3.11-slim
 COPY --from=build /wheels /wheels

@@ -2,11 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: demo test check examples bench simulate chaos capacity failpoints mutants clean
+.PHONY: demo test check examples bench simulate chaos capacity failpoints mutants shares constraints clean
 
 demo: $(READY)
 	$(BIN)/imx demo
@@ -60,15 +60,23 @@ mutants: $(READY_DEV)
 bench: $(READY_DEV)
 	$(BIN)/python -m bench
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[fast]'
 	touch $@
 
-$(READY_DEV): pyproject.toml
+$(READY_DEV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[dev]'
 	touch $(READY) $@
+
+# The newest versions that pyproject.toml admits, for constraints.txt; run the tests before it is committed.
+constraints:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	sed -i '/^[^#]/d' constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable >> constraints.txt
 
 clean:
 	rm -rf $(VENV) .bench dist

@@ -22,6 +22,8 @@ DEPTH_MAX = 64
 #: An integer longer than this is above 64 bits anyway, and Python refuses to read the longest.
 INTEGER_LENGTH_MAX = 64
 
+#: What newer parsers of YAML say of nesting that is too deep for them; older ones leave it to the limit above.
+_TOO_DEEP_FOR_YAML = "maximum nesting depth"
 #: The C parser reads a megabyte in a tenth of a second, the Python one in ten.
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _YAML_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -176,7 +178,8 @@ def _yaml_events(text: str, name: str) -> Iterator[_Event]:
                     yield _Event("value", line, value)
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
-        reason = f"it is not YAML: {problem.problem or problem.context}"
+        told = problem.problem or problem.context or ""
+        reason = f"nested deeper than {DEPTH_MAX} levels" if _TOO_DEEP_FOR_YAML in told else f"it is not YAML: {told}"
         _fail(name, mark.line + 1 if mark else line, reason)
     except yaml.YAMLError as problem:
         _fail(name, line, f"it is not YAML: {str(problem).splitlines()[0]}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from history import lines_of
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.connection import Connection
@@ -19,7 +20,7 @@ from infinity_matrix_bus.failpoint import PAUSING, VARIABLE, WATCH
 from infinity_matrix_bus.installation import install, read_installation
 from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator.operations import Operations
-from infinity_matrix_coordinator.verification import AgentLine, History, verify
+from infinity_matrix_coordinator.verification import History, verify
 from infinity_matrix_coordinator.verification.reading import read_history
 
 from .workload import Workload, again
@@ -309,10 +310,3 @@ async def _ended(operations: Operations, world: World, head: _Head) -> list[str]
     history.journal = lines_of(world.journal)
     history.is_over = True
     return problems + [str(violation) for violation in verify(history)]
-
-
-def lines_of(journal: Path) -> list[AgentLine]:
-    """The journal of a world's agents."""
-    if not journal.exists():
-        return []
-    return [AgentLine(**json.loads(line)) for line in journal.read_text().splitlines()]

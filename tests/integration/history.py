@@ -14,10 +14,11 @@ __all__ = ["History", "Line", "history_of", "lines_of", "verify"]
 
 
 def lines_of(journal: Path) -> list[Line]:
-    """What the journal says so far."""
+    """What the journal says so far. Its last line may be half written: one that has no end yet is not there yet."""
     if not journal.exists():
         return []
-    return [Line(**json.loads(line)) for line in journal.read_text().splitlines()]
+    whole, _, _ = journal.read_text().rpartition("\n")
+    return [Line(**json.loads(line)) for line in whole.splitlines()]
 
 
 async def history_of(url: str, journal: Path) -> History:

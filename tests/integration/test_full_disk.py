@@ -1,7 +1,6 @@
 """A full disk: what is not on it is not told to be, and after room is made and the server restarted all goes on."""
 
 import asyncio
-import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness import World, all_finished, say
+from history import lines_of
 from infinity_matrix import StorageUnavailable
 from infinity_matrix.workflow import Task, Workflow
 from infinity_matrix_bus.server import EmbeddedServer
@@ -76,6 +76,5 @@ async def test_a_full_disk_refuses_what_it_cannot_keep_and_recovers(on_small_dis
         # What was refused is either unknown, or whole: it was tried again while anybody could.
         await asyncio.sleep(1.0)
         assert {one.state for one in await client.list()} == {"completed"}
-        ended = [json.loads(line) for line in world.journal.read_text().splitlines()]
-        begun = [(one["execution"], one["attempt"]) for one in ended if one["event"] == "began"]
+        begun = [(line.execution, line.attempt) for line in lines_of(world.journal) if line.event == "began"]
         assert len(begun) == len(set(begun))

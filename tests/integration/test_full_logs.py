@@ -1,13 +1,13 @@
 """Full logs: nothing is started on one that is nearly full, what runs ends, and what ended makes room."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from harness import World, all_finished, consumer_is_there, say, started, until
+from history import lines_of
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Trigger, Workflow
 from infinity_matrix_actors.errors import LogFull, StorageUnavailable
@@ -265,5 +265,5 @@ async def test_an_outcome_that_a_full_log_refuses_is_there_once_there_is_room(wo
             await client.wait(execution, timeout=2.0)
         await logs.limit(AMPLE_BYTES)
         assert (await client.wait(execution, 15.0)).status == "completed"
-        journal = [json.loads(line)["event"] for line in world.journal.read_text().splitlines()]
+        journal = [line.event for line in lines_of(world.journal)]
         assert journal.count("began") == 1
