@@ -11,17 +11,17 @@ import socket
 
 from infinity_matrix_actors.errors import InfinityMatrixError, StorageUnavailable, Unreachable
 from infinity_matrix_actors.plan import Plan
-from infinity_matrix_bus.api import STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from infinity_matrix_bus.api import STREAM_NOT_FOUND, JetStreamError
 from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore
-from infinity_matrix_bus.installation import SHARDS_DEFAULT, Installation, install, mend_derived_streams, still_stands
+from infinity_matrix_bus.installation import SHARDS_DEFAULT, Installation, install, still_stands
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Outbox
 from infinity_matrix_bus.session import Endpoint, RequestTimeout, Session, SessionLost
-from infinity_matrix_bus.streams import agent_consumer
 from infinity_matrix_bus.subjects import Subjects
 
+from infinity_matrix_coordinator.agent_consumers import AgentConsumers
 from infinity_matrix_coordinator.checkpoints import CHECKPOINT_AFTER_S
 from infinity_matrix_coordinator.members import HEARTBEAT_S, Membership, shards_of
 from infinity_matrix_coordinator.operations import Operations
@@ -72,7 +72,7 @@ class Coordinator:
         self._ready = asyncio.Event()
         self.shards: dict[int, Shard] = {}
         self.installation: Installation | None = None
-        self._consumers: set[str] = set()
+        self._consumers: AgentConsumers | None = None
         self._interruption = ""
         self._membership: Membership | None = None
         self._members: set[str] = {self.instance}
@@ -162,11 +162,11 @@ class Coordinator:
 
     async def _serve_session(self, session: Session) -> None:
         assert self._outbox is not None
-        self._consumers = set()
         installation = self.installation
         is_known = installation is not None and await still_stands(session, installation)
         if installation is None or not is_known:
             self.installation = installation = await install(session, self._prefix, self._shards_wanted)
+        self._consumers = AgentConsumers(session, installation)
         subjects = installation.subjects()
         operations = await Operations(self._connection, installation).open()
         service = ApiService(session, operations, subjects, self.instance)
@@ -270,6 +270,7 @@ class Coordinator:
 
     async def _run_shard(self, session: Session, subjects: Subjects, installation: Installation, number: int) -> None:
         assert self._outbox is not None
+        assert self._consumers is not None
         artifacts = ArtifactStore(self._session_now, subjects)
         shard = Shard(
             session,
@@ -279,7 +280,7 @@ class Coordinator:
             self._outbox,
             self._plans,
             self._load_plan,
-            self._mend_consumers,
+            self._consumers.mend,
             artifacts,
             instance=self.instance,
             sweep_interval_s=self._sweep_interval_s,
@@ -321,29 +322,6 @@ class Coordinator:
             self._plans[digest] = plan
             if len(self._plans) > PLANS_MAX:
                 self._plans.pop(next(iter(self._plans)))
-        for agent in plan.agents - self._consumers:
-            await self._make_consumer(session, agent)
+        assert self._consumers is not None
+        await self._consumers.ensure(plan.agents)
         return plan
-
-    async def _mend_consumers(self, session: Session, agents: set[str]) -> None:
-        """Makes the consumers again that are gone: deleted by an operator, or lost with their stream."""
-        assert self.installation is not None
-        stream = self.installation.subjects().work_stream
-        api = JetStreamApi(session)
-        # Also where nobody waits for an agent: what is closed is purged from it before anything follows.
-        if await api.stream_info(stream) is None:
-            log.warning("work_stream_missing", stream=stream)
-            await mend_derived_streams(session, self.installation)
-        for agent in agents:
-            if await api.consumer_info(stream, agent) is None:
-                log.warning("consumer_missing", agent=agent)
-                await self._make_consumer(session, agent)
-
-    async def _make_consumer(self, session: Session, agent: str) -> None:
-        assert self.installation is not None
-        subjects = self.installation.subjects()
-        try:
-            await JetStreamApi(session).create_consumer(subjects.work_stream, agent, agent_consumer(subjects, agent))
-            self._consumers.add(agent)
-        except JetStreamError as error:
-            log.error("consumer_not_made", agent=agent, reason=str(error))

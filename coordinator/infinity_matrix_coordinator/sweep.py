@@ -28,7 +28,7 @@ from infinity_matrix_coordinator.worn import WornWorks
 SWEEP_INTERVAL_S = 30.0
 #: Work younger than this is not swept: its publish may be under way.
 SWEEP_AGE_MIN_S = 5.0
-ConsumerMender = Callable[[Session, set[str]], Awaitable[None]]
+ConsumerMender = Callable[[set[str]], Awaitable[None]]
 log = get_logger("infinity_matrix.coordinator")
 
 
@@ -105,7 +105,7 @@ class Sweep:
         await shard.slots.sweep(self._api, shard.clock.now(), self._has_finished)
         young = shard.clock.now() - min(SWEEP_AGE_MIN_S, self._interval_s)
         waited_for = shard.mailbox.open_attempts(young)
-        await self._mend_consumers(self._session, set(waited_for))
+        await self._mend_consumers(set(waited_for))
         await self._worn.look(waited_for)
         if self._leftovers is not None:
             await self._leftovers.take_out()

@@ -32,6 +32,8 @@ LATER_MIN = 100
 MISSED_MAX = 0.25
 #: What is passed only by who makes the installation.
 INSTALLING = ("account", "installation", "stream.create", "head.kv")
+#: What an agent passes only where no coordinator was quicker.
+RACED = ("consumer.create",)
 #: A pause that others notice: longer than a lease, than a member's key and than the sweep.
 PAUSE_S = 7.0
 PAUSED = (
@@ -58,6 +60,7 @@ class Order:
 
     lines: dict[str, list[str]]
     is_installed: bool = True
+    agent_first: bool = False
     counts: bool = False
 
 
@@ -77,7 +80,8 @@ def kills(seed: int, passes: dict[str, dict[str, int]]) -> list[Order]:
         kind = name.partition(".")[2].removesuffix(".before").removesuffix(".after")
         for role in who:
             line = [f"{name}:1:kill", *later(seed, role, name, passes[role].get(name, 0))]
-            found.append(Order({role: line}, kind not in INSTALLING))
+            agent_first = role == "agent" and kind in RACED
+            found.append(Order({role: line}, is_installed=kind not in INSTALLING, agent_first=agent_first))
     return found
 
 
@@ -101,7 +105,8 @@ class Worlds:
             own.mkdir()
             world = World(self._server.connect_url, own, self._zygote, f"w{number}")
             try:
-                fate = await run(world, order.lines, is_installed=order.is_installed, counts=order.counts)
+                begun = {"is_installed": order.is_installed, "agent_first": order.agent_first}
+                fate = await run(world, order.lines, **begun, counts=order.counts)
                 if fate.problems or not all(strike.is_struck for strike in fate.strikes if strike.is_first):
                     say(f"{fate.strikes}\n{fate.problems}\n{world.logs()}")
                 return fate

@@ -169,11 +169,17 @@ class Fate:
 
 
 async def run(
-    world: World, lines: Mapping[str, Sequence[str]], *, is_installed: bool = True, counts: bool = False
+    world: World,
+    lines: Mapping[str, Sequence[str]],
+    *,
+    is_installed: bool = True,
+    agent_first: bool = False,
+    counts: bool = False,
 ) -> Fate:
     """Lets the processes of each role die one after another, at the points given, while everything runs.
 
-    Each is followed by another, and the last lives on. Answers how all of it ended; with `counts` also what was passed.
+    Each is followed by another, and the last lives on. With `agent_first` no coordinator begins before the first agent
+    is struck. Answers how all of it ended; with `counts` also what was passed.
     """
     # A machine that others use may be slow to answer: what this test itself asks for, it asks for again.
     connection = await again(lambda: Connection(Endpoint(world.url)).open())
@@ -184,10 +190,14 @@ async def run(
             await again(lambda: install(connection.session, world.prefix, shards=1))
             operations, workload = await _prepared(world, connection)
         ofs = [_Line(world, role, lines.get(role, ())) for role in ("coordinator", "agent")]
+        if agent_first:
+            tasks.append(asyncio.create_task(ofs[1].run(over)))
+            await _Head(operations).until(lambda: ofs[1].is_first_struck)
         tasks.append(asyncio.create_task(ofs[0].run(over)))
         if not is_installed:
             operations, workload = await _prepared(world, connection)
-        tasks.append(asyncio.create_task(ofs[1].run(over)))
+        if not agent_first:
+            tasks.append(asyncio.create_task(ofs[1].run(over)))
         tasks.append(working := asyncio.create_task(_work(workload, world)))
         head = _Head(operations)
         problems: list[str] = []

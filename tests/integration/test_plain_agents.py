@@ -10,6 +10,7 @@ from harness import World, all_finished, consumer_is_there, set_ack_wait, starte
 from history import history_of, lines_of, verify
 from infinity_matrix.workflow import Task, Workflow
 from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import APIError
 from plain import ask, connected, one_work, serving
 
@@ -124,6 +125,28 @@ async def test_work_in_hand_is_safe_from_the_queue_timeout(world: World) -> None
         await stream.publish(json.loads(message.data)["reply_to"], b'{"result": "slow"}')
         await message.ack()
         assert (await client.wait(execution, 10.0)).outputs == {"only": "slow"}
+
+
+async def test_a_consumer_that_an_agent_made_is_corrected_and_only_a_shorter_lease_stays(world: World) -> None:
+    await world.coordinator()
+    async with world.client(), connected(world.server.connect_url) as nats:
+        stream = nats.jetstream()
+        for agent, lease_s in (("short", 5.0), ("long", 300.0)):
+            limits_of_its_own = {"ack_wait": lease_s, "max_ack_pending": 7, "max_deliver": 2}
+            place = {"durable_name": agent, "filter_subject": f"im.work.{agent}.>"}
+            await stream.add_consumer(
+                "IM_WORK", ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, **place, **limits_of_its_own)
+            )
+        await Workflow("both", tasks=[Task("a", "short"), Task("b", "long")]).start()
+
+        async def limits(agent: str) -> tuple[float | None, int | None, int | None]:
+            config = (await stream.consumer_info("IM_WORK", agent)).config
+            return config.ack_wait, config.max_ack_pending, config.max_deliver
+
+        async def are_corrected() -> bool:
+            return [await limits(agent) for agent in ("short", "long")] == [(5.0, 20_000, -1), (30.0, 20_000, -1)]
+
+        await until(are_corrected, 5.0, "both consumers as they are to be")
 
 
 async def test_work_of_a_plain_agent_that_vanished_goes_to_another(world: World) -> None:

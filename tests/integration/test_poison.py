@@ -17,6 +17,8 @@ from plain import connected, serving
 
 LEASE_S = 0.5
 SWEEP_S = 0.3
+#: Works of others that are in the queue or in hand at any time: as many as there are agents for them.
+BUSY = 12
 
 
 @asynccontextmanager
@@ -62,20 +64,21 @@ async def test_work_that_kills_plain_agents_is_poison_however_many_and_busy_they
             await nats.jetstream().publish(work["reply_to"], b'{"result": "done"}')
             await message.ack()
 
-        async def start_others() -> None:
+        async def others_run() -> None:
             while True:
-                await client.start("busy")
+                await client.execute("busy")
 
         deaths: list[int] = []
         async with AsyncExitStack() as stack:
             for _ in range(12):
                 await stack.enter_async_context(pulling(world, "plain", dies_of_one))
-            others = asyncio.create_task(start_others())
+            others = [asyncio.create_task(others_run()) for _ in range(BUSY)]
             try:
                 result = await Workflow("kills", tasks=[Task("a", "plain")]).execute(timeout=30.0)
             finally:
-                others.cancel()
-                await asyncio.gather(others, return_exceptions=True)
+                for other in others:
+                    other.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
         assert result.error["type"] == "poison"
         # One delivery more than deaths it takes, for an agent of the SDK to say it itself.
         assert deaths == [1, 2, 3, 4, 5, 6]
