@@ -198,10 +198,8 @@ class Children:
         started = await with_content(first, plan, self._artifacts)
         assert isinstance(started, Started)
         actor = ExecutionActor(started, plan)
-        actor.receive(started)
         for _, fact in facts:
-            if fact is not first:
-                actor.receive(await with_content(fact, plan, self._artifacts))
+            actor.receive(started if fact is first else await with_content(fact, plan, self._artifacts))
         return actor
 
     def _fail(self, execution: ExecutionActor, task: str, attempt: int, error: TaskError) -> None:

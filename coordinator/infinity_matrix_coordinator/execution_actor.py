@@ -319,16 +319,18 @@ class ExecutionActor(Execution):
         return effects
 
     def _command(self, fact: Command) -> list[Effect]:
+        # A child may be cancelled before it is started; it ends no earlier than it began.
+        at = max(fact.at, self.started.at)
         effects: list[Effect] = []
         match fact.kind:
             case CommandKind.RETRY:
-                is_taken = self._reopen(fact.at, effects)
+                is_taken = self._reopen(at, effects)
             case CommandKind.COMPENSATE:
-                is_taken = self._compensate(fact.at, effects)
+                is_taken = self._compensate(at, effects)
             case CommandKind.PAUSE:
-                is_taken = self._pause(fact.at, effects)
+                is_taken = self._pause(at, effects)
             case CommandKind.RESUME:
-                is_taken = self._resume(fact.at, effects)
+                is_taken = self._resume(at, effects)
             case CommandKind.CANCEL:
                 # A cancel that comes while a failure is being wound up changes nothing: the failure came first.
                 is_taken = self.stopped_at is None and not self.is_decided and not self.is_complete
@@ -336,7 +338,7 @@ class ExecutionActor(Execution):
                     self.grace = fact.grace
                     self.holds = frozenset()
                     error = {"type": str(ErrorType.CANCELLED), "message": fact.reason or "cancelled on request"}
-                    stop(self, ExecutionState.CANCELLED, error, fact.at, effects)
+                    stop(self, ExecutionState.CANCELLED, error, at, effects)
             case CommandKind.DEADLINE:
                 timeout_s = self.plan.definition.timeout
                 is_its_own = fact.id == PublishDeadline(self.runs).id
@@ -344,13 +346,13 @@ class ExecutionActor(Execution):
                 if is_taken:
                     message = f"the workflow took longer than its timeout of {timeout_s:g} s"
                     error = {"type": str(ErrorType.TIMED_OUT), "message": message}
-                    stop(self, ExecutionState.FAILED, error, fact.at, effects)
+                    stop(self, ExecutionState.FAILED, error, at, effects)
             case _:
                 assert_never(fact.kind)
         if not is_taken:
             self.ignored += 1
             return []
-        conclude(self, fact.at, effects)
+        conclude(self, at, effects)
         return effects
 
     def _reopen(self, at: float, effects: list[Effect]) -> bool:

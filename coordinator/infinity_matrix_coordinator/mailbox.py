@@ -112,6 +112,7 @@ class Mailbox:
                     return self.receive(self._open(fact, plan, sequence), fact, sequence)
             parked = self._park(fact, sequence)
             parked.started = fact
+            parked.facts.append((sequence, fact))
             return []
         if isinstance(fact, Finished) and (parked is None or parked.started is None):
             self.forget(fact.execution)
@@ -167,7 +168,7 @@ class Mailbox:
         later = [(sequence, fact) for sequence, fact in reopening.facts if sequence > last]
         self._finished.pop(execution, None)
         self.executions[execution] = actor
-        self._fold(actor, started, [*facts, *later])
+        self._fold(actor, [*facts, *later])
         actor.folded = max(last, *(sequence for sequence, _ in later), 0)
         actor.sequence = reopening.sequence
         if actor.finished is not None:
@@ -181,9 +182,9 @@ class Mailbox:
         self.quarantined[execution] = Quarantine(sequence, reason, is_fault=False)
         log.info("execution_left_alone", execution=execution, version=version, own_version=own)
 
-    def _fold(self, actor: ExecutionActor, started: Started, facts: list[tuple[int, Fact]]) -> None:
-        """All facts of one execution, `started` first even where a cancel is older."""
-        for fact in (started, *(fact for _, fact in facts if fact is not started)):
+    def _fold(self, actor: ExecutionActor, facts: list[tuple[int, Fact]]) -> None:
+        """All facts of one execution."""
+        for _, fact in facts:
             self.receive(actor, fact, actor.sequence, is_kept=True)
             if actor.id in self.quarantined:
                 return
@@ -216,10 +217,8 @@ class Mailbox:
             return []
         del self.parked[execution]
         actor = self._open(parked.started, plan, parked.sequence)
-        answers: list[tuple[Fact, list[Effect]]] = [
-            (parked.started, self.receive(actor, parked.started, parked.sequence))
-        ]
-        # `started` goes first even where a cancel or a signal is older.
+        answers: list[tuple[Fact, list[Effect]]] = []
+        # Also what is older than `started`: one that was cancelled before it began has nothing to begin.
         for sequence, fact in parked.facts:
             if execution in self.executions:
                 answers.append((fact, self.receive(actor, fact, sequence)))

@@ -272,11 +272,9 @@ class Operations:
         whole = await with_content(started[1], plan, self.artifacts)
         assert isinstance(whole, Started)
         actor = ExecutionActor(whole, plan, started[0])
-        # `started` goes first even where a cancel is older, as in the coordinators' mailbox.
-        _receive(actor, whole, started[0])
         for sequence, fact in facts:
-            if fact is not started[1]:
-                _receive(actor, await with_content(fact, plan, self.artifacts), sequence)
+            known = whole if fact is started[1] else await with_content(fact, plan, self.artifacts)
+            _receive(actor, known, sequence)
         return actor
 
     async def _fold_from_checkpoint(self, execution: str, facts: list[tuple[int, Fact]]) -> ExecutionActor:
@@ -386,8 +384,7 @@ class Operations:
                             whole = await with_content(fact, plan, self.artifacts)
                             assert isinstance(whole, Started)
                             actor = ExecutionActor(whole, plan, number)
-                            # `started` goes first even where a cancel is older, as in the coordinators' mailbox.
-                            told = [whole, *early]
+                            told = [*early, whole]
                         else:
                             told = [fact]
                         # Not before: what a loss kept from being taken in is read again.

@@ -98,11 +98,10 @@ def ran(definition: WorkflowDefinition, seed: int, cancel_at: int | None = None)
 
 
 def fold(world: World, facts: list[Fact]) -> tuple[ExecutionActor, list[tuple[Fact, list[Effect]]]]:
-    """The execution as of `facts`, and each fact with its effects; `started` first, as in the mailbox."""
+    """The execution as of `facts`, and each fact with its effects."""
     started = next(fact for fact in facts if isinstance(fact, Started))
     actor = ExecutionActor(started, Plan.of(world.plan.definition), 1)
-    ordered = [started, *(fact for fact in facts if fact is not started)]
-    return actor, [(fact, actor.receive(fact)) for fact in ordered]
+    return actor, [(fact, actor.receive(fact)) for fact in facts]
 
 
 @settings(max_examples=EXAMPLES)

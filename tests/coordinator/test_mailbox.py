@@ -102,13 +102,16 @@ def test_one_definition_that_is_missing_holds_up_no_other_execution() -> None:
     assert mailbox.awaited_definitions() == {"unknown": ["e1"]}
 
 
-def test_a_cancel_before_its_start_is_kept_and_comes_after_it() -> None:
+def test_a_cancel_before_its_start_is_kept_and_nothing_begins() -> None:
     mailbox = filled(cancel("e1"))
     assert mailbox.awaited_definitions() == {}
     mailbox.deliver(started("e1"), 2)
     answers = mailbox.unpark("e1", PLAN)
-    assert [type(fact).__name__ for fact, _ in answers] == ["Started", "Command"]
-    assert mailbox.executions["e1"].stopped_by == "cancelled"
+    assert [type(fact).__name__ for fact, _ in answers] == ["Command", "Started"]
+    execution = mailbox.executions["e1"]
+    assert execution.state == "cancelled"
+    assert [type(effect).__name__ for effect in execution.outstanding()] == ["PublishFinished"]
+    assert {actor.attempt for actor in execution.tasks.values()} == {0}
 
 
 def test_facts_without_a_start_are_not_lost_by_an_early_try_to_open_them() -> None:

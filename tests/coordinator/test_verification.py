@@ -411,6 +411,18 @@ def test_an_execution_that_was_taken_up_again_may_end_again() -> None:
     assert [found.invariant for found in verify(history)] == ["I2"]
 
 
+def test_what_was_cancelled_before_its_start_begins_nothing() -> None:
+    facts = numbered(
+        Command(CLOSED, 299.0, CommandKind.CANCEL, "1", "enough"),
+        Started(CLOSED, 300.0, "w", DIGEST),
+        Finished(CLOSED, 300.1, 1, "cancelled", {"type": "cancelled", "message": "enough"}),
+    )
+    history = History({CLOSED: facts}, {DIGEST: WORKFLOW}, is_over=True)
+    assert (verify(history), partly_checked(history)) == ([], [])
+    insert(history, CLOSED, 25, Taken(CLOSED, 300.05, "agent-a", "a", 1))
+    assert [found.invariant for found in verify(history)] == ["I4"]
+
+
 def test_what_is_undone_may_be_given_up_before_its_attempts_are_spent() -> None:
     retry = RetryDefinition(5, Backoff.FIXED, initial_delay=2.0, jitter=0.0)
     undo = replace(WORKFLOW.on_failure[0], retry=retry, total_timeout=2.5)

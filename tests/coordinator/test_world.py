@@ -149,3 +149,4 @@ def test_a_cancel_before_the_start_cancels_for_both_owners() -> None:
     world.log.publish(Started(EXECUTION, world.now, "w", world.plan.digest))
     world.calm()
     assert [end.state for end in world.endings] == ["cancelled", "cancelled"]
+    assert not world.asked

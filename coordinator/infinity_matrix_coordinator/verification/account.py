@@ -51,6 +51,8 @@ _TEMPLATE = "${{"
 #: What an attempt ends with that was interrupted, or that had a result nobody was given.
 _DOUBTFUL = frozenset({"cancelled", "ResultNotEncodable", "PayloadTooLarge"})
 _KNOWN_COMMANDS = frozenset({"cancel", "deadline"})
+#: The place of a cancel that is older than `started`: nothing begins.
+BEFORE_START = -1
 #: Commands that open an execution again after its end.
 REOPENING = frozenset({"retry", "compensate"})
 
@@ -140,7 +142,7 @@ def first_life(facts: Sequence[Entry]) -> list[Entry]:
 
 
 def reordered(facts: Sequence[Entry]) -> list[Entry]:
-    """The facts as they count: `started` first, even where a cancel or a signal is older."""
+    """The facts with `started` first, from which places count, also where a cancel or a signal is older."""
     starts = [entry for entry in facts if isinstance(entry[1], Started)][:1]
     return [*starts, *(entry for entry in facts if not starts or entry is not starts[0])]
 
@@ -316,7 +318,8 @@ class Account:
                     if fact.name == RELEASED_SIGNAL and isinstance(fact.data, dict):
                         self._released.setdefault(str(fact.data.get("task")), []).append(place)
                 case Command() if str(fact.kind) == "cancel":
-                    self._stops.append((place, "cancelled"))
+                    is_early = self.sequence(place) < self.sequence(0)
+                    self._stops.append((BEFORE_START if is_early else place, "cancelled"))
                 case Command() if str(fact.kind) == "deadline" and self.definition.timeout is not None:
                     self._stops.append((place, "failed"))
                 case Finished():
@@ -435,7 +438,7 @@ class Account:
         if self.stop is None:
             return max(one.place for one in self.settled.values()) if self._is_complete() else None
         places = [place for _, place in self.open_at_stop.values()]
-        return None if None in places else max([self.stop, *(place for place in places if place is not None)])
+        return None if None in places else max([0, self.stop, *(place for place in places if place is not None)])
 
     def _is_unknown(self, task: str) -> bool:
         """An attempt was closed, or interrupted when it had begun: whether its effect happened nobody knows."""

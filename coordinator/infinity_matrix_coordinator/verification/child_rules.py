@@ -16,7 +16,7 @@ from infinity_matrix_bus.artifacts import is_reference
 from infinity_matrix_bus.references import has_references
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
-from infinity_matrix_coordinator.verification.account import first_life, reordered
+from infinity_matrix_coordinator.verification.account import first_life
 from infinity_matrix_coordinator.verification.history import JOURNAL_SKEW_S, Entry, History, Violation
 from infinity_matrix_coordinator.views import outputs_of
 
@@ -202,7 +202,7 @@ def _outputs(history: History, plans: dict[str, Plan], started: Started, facts: 
     try:
         plan = plans.setdefault(started.definition, Plan.of(definition, started.definition))
         actor = ExecutionActor(started, plan)
-        for _, fact in reordered(facts):
+        for _, fact in facts:
             actor.receive(fact)
     except (ConditionError, KeyError, ValueError):
         # What folding it raises is told by the check of its own.

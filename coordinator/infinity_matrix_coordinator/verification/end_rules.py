@@ -7,7 +7,7 @@ from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.state import TaskState
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
-from infinity_matrix_coordinator.verification.account import REOPENING, Account, reordered
+from infinity_matrix_coordinator.verification.account import REOPENING, Account
 from infinity_matrix_coordinator.verification.history import Entry, Violation
 from infinity_matrix_coordinator.views import metrics_of
 
@@ -53,18 +53,16 @@ def _state(account: Account) -> str:
 
 def check_fold(facts: Sequence[Entry], plan: Plan, account: Account | None) -> Iterator[Violation]:
     """I12: the execution actor comes to the same end, twice alike; I15: and its metrics are the account's counts."""
-    order = reordered(facts)
-    started = order[0][1]
-    assert isinstance(started, Started)
+    started = next(fact for _, fact in facts if isinstance(fact, Started))
     one, other = ExecutionActor(started, plan), ExecutionActor(started, plan)
     ended: list[tuple[int, Finished]] = []
-    for sequence, fact in order:
+    for sequence, fact in facts:
         if isinstance(fact, Finished):
             ended.append((sequence, fact))
         elif isinstance(fact, Command) and str(fact.kind) in REOPENING:
             # What it ended as no longer counts once it was taken up again.
             ended.clear()
-    for sequence, fact in order:
+    for sequence, fact in facts:
         try:
             effects, again = one.receive(fact), other.receive(fact)
         except Exception as error:  # noqa: BLE001 - whatever it raises, that is the finding
