@@ -80,11 +80,12 @@ class ScheduleOperations:
             await self.create(new_schedule(workflow=definition.name, **fields))
         return digest
 
-    async def create(self, schedule: Schedule, *, is_paused: bool = False) -> ScheduleView:
+    async def create(self, schedule: Schedule, *, is_paused: bool = False, asked_s_ago: float = 0.0) -> ScheduleView:
         """Stores a schedule, in place of one of that name; what is stored already is left as it is.
 
-        What was counted stays, and so does a pause. Raises UnknownWorkflow, InvalidDefinition for one that never comes
-        due, InvalidInput, PayloadTooLarge, PayloadNotEncodable, StorageUnavailable.
+        What was counted stays, and so does a pause. `asked_s_ago` is how long it took to come here: a time that has
+        come meanwhile was to come when it was asked for, and is due at once. Raises UnknownWorkflow, InvalidDefinition
+        for one that never comes due, InvalidInput, PayloadTooLarge, PayloadNotEncodable, StorageUnavailable.
         """
         encode(schedule.input, f"the input of the schedule {schedule.name!r}", INPUT_BYTES_MAX)
         definition = schedule.definition
@@ -93,7 +94,7 @@ class ScheduleOperations:
         await self._operations.check_input(definition, schedule.input)
         for _ in range(CHANGES_MAX):
             store = await self._store()
-            stored, now = await store.read(schedule.name), await store.now()
+            stored, now = await store.read(schedule.name), await store.now() - asked_s_ago
             if stored is None:
                 if await store.create(schedule, first_state(schedule, now, is_paused=is_paused)):
                     break

@@ -119,6 +119,19 @@ async def test_what_is_due_runs_the_definition_that_was_scheduled(im: Client) ->
     assert (view.started, view.upcoming, handle.name) == (1, (), f"report-{at:%Y%m%dT%H%M%SZ}")
 
 
+async def test_a_time_that_comes_while_it_is_being_stored_is_due_at_once(im: Client) -> None:
+    at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=0.3)
+    handle = workflow().schedule(run_at=at)
+    # The loop is busy with something else: what stores it is not heard before the time has come.
+    time.sleep(0.5)  # noqa: ASYNC251
+    await handle
+
+    async def has_started() -> bool:
+        return (await handle.show()).started == 1
+
+    await until(has_started, WAIT_S, "the start of what came due")
+
+
 async def test_a_handle_controls_its_schedule(im: Client) -> None:
     handle = workflow().schedule(cron="@daily", name="nightly", paused=True)
     assert (await handle.show()).paused

@@ -45,6 +45,7 @@ class ScheduleHandle:
         self.assumed_timezone = assumed_timezone
         self.schedule = schedule
         self._definition = definition
+        self._asked_at = time.monotonic()
         self._storing: asyncio.Task[None] | None = None
         self._workflow: Workflow | None = None
 
@@ -151,7 +152,8 @@ class ScheduleHandle:
 
     async def _store_on(self, client: Client, *, is_paused: bool) -> None:
         await client.operations.store(self._definition)
-        await ScheduleOperations(client.operations).create(self.schedule, is_paused=is_paused)
+        asked_s_ago = time.monotonic() - self._asked_at
+        await ScheduleOperations(client.operations).create(self.schedule, is_paused=is_paused, asked_s_ago=asked_s_ago)
 
     def _check_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
