@@ -126,14 +126,19 @@ class TellAgents:
 
 @dataclass(frozen=True, slots=True)
 class PublishDeadline:
-    """The workflow's own timeout is over: make it a fact. `n` counts the times it was begun."""
+    """The execution's own timer is due: make it a fact. `n` counts the times the execution was begun.
+
+    It is over the workflow's timeout, or `is_again`: the time has come to try its failed tasks again.
+    """
 
     n: int = 1
+    is_again: bool = False
 
     @property
     def id(self) -> str:
         """The command's id: one for each time it was begun, so that a late one does not end the next."""
-        return "timeout" if self.n == 1 else f"timeout-{self.n}"
+        name = "again" if self.is_again else "timeout"
+        return name if self.n == 1 else f"{name}-{self.n}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,14 @@ from infinity_matrix_actors.group import Group
 from infinity_matrix_actors.plan import Node
 from infinity_matrix_actors.state import SETTLED, TaskState
 
+#: What is said of work that may have been done.
+UNKNOWN = "unknown"
+#: And of work that failed, and whose agent said so.
+ATTEMPTED = "attempted"
+#: An attempt that had begun and ends with one of these may have been done: it was interrupted, or had a result that
+#: could not be given.
+_DOUBTFUL = frozenset({ErrorType.CANCELLED, ErrorType.RESULT_NOT_ENCODABLE, ErrorType.PAYLOAD_TOO_LARGE})
+
 
 class TaskActor:
     """The state of one task, changed only by the execution actor that owns it."""
@@ -36,6 +44,7 @@ class TaskActor:
         "is_late",
         "is_open",
         "is_released",
+        "left",
         "member_of",
         "node",
         "result",
@@ -43,6 +52,7 @@ class TaskActor:
         "started_at",
         "state",
         "taken_at",
+        "tried_before",
         "upstream_completed",
         "upstream_failed",
         "waiting_for",
@@ -54,6 +64,8 @@ class TaskActor:
         self.attempt = 0
         #: Attempts of an earlier run of the execution: they count no more against the retries.
         self.base = 0
+        #: Attempts before somebody took the execution up again: they count no more at all.
+        self.tried_before = 0
         #: An attempt was dispatched and has no outcome.
         self.is_open = False
         self.waiting_for = len(node.definition.depends_on)
@@ -83,6 +95,9 @@ class TaskActor:
         #: Its agent has let go of the closed attempt, and `is_late`: had completed it by then.
         self.is_released = False
         self.is_late = False
+        #: What an earlier run of the execution did and nobody undid: its `state` (completed, unknown or attempted),
+        #: `result` and `attempt`, and `closed_at` while its agent may still be at it.
+        self.left: dict[str, Any] | None = None
         #: Nobody decided in time, and others are asked now.
         self.is_escalated = False
 
@@ -107,18 +122,61 @@ class TaskActor:
             self.state is TaskState.RETRYING or self.state is TaskState.WAITING or self.is_waiting
         )
 
-    def reset(self) -> None:
-        """Back to the beginning, to run again; attempts go on counting, because each has its own subjects."""
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it did not complete, and may have been done all the same: closed, interrupted, or done with a result
+        that is not admitted."""
+        if self.state is TaskState.COMPLETED:
+            return False
+        if self.closed > 0 or (self.left is not None and self.left["state"] == UNKNOWN):
+            return True
+        if self.error is None:
+            return False
+        is_doubtful = self.error.type in _DOUBTFUL and self.started_at is not None
+        return is_doubtful or self.error.type == ErrorType.INVALID_RESULT
+
+    @property
+    def has_left(self) -> bool:
+        """Whether an earlier run completed it, and nobody has undone that."""
+        return self.left is not None and self.left["state"] == TaskState.COMPLETED
+
+    @property
+    def held_since(self) -> float | None:
+        """When an attempt was closed whose agent has not let go of it yet, as far as is known; None for none."""
+        earlier = None if self.left is None else self.left["closed_at"]
+        latest = None if self.is_released else self.closed_at
+        return max((at for at in (earlier, latest) if at is not None), default=None)
+
+    def reset(self, *, is_undone: bool = False, is_asked_for: bool = False) -> None:
+        """Back to the beginning, to run again; attempts go on counting, because each has its own subjects.
+
+        Unless it `is_undone`, what it did stays known: whatever becomes of the next run, it is there to be undone.
+        `is_asked_for`: by somebody, and not by what the workflow says of failures.
+        """
+        self.left = None if is_undone else self._left()
         if self.node.definition.is_waiting:
             # A wait has no attempt, but its `due` needs a number of its own.
             self.attempt += 1
         self.state = TaskState.WAITING
         self.base = self.attempt
+        if is_asked_for:
+            self.tried_before = self.attempt
         self.is_open = self.is_released = self.is_late = self.is_escalated = False
         self.closed = 0
         self.first_dispatched_at = self.dispatched_at = self.taken_at = self.retry_at = self.started_at = None
         self.completed_at = self.closed_at = None
         self.result = self.content = self.error = self.config = self.input = None
+
+    def _left(self) -> dict[str, Any] | None:
+        if self.attempt == self.base or self.group is not None or self.node.definition.is_waiting:
+            return self.left
+        if self.state is TaskState.COMPLETED:
+            state = str(TaskState.COMPLETED)
+        elif self.has_left:
+            return self.left
+        else:
+            state = UNKNOWN if self.is_unknown else ATTEMPTED
+        return {"state": state, "result": self.result, "attempt": self.attempt, "closed_at": self.held_since}
 
     def joins(self, upstream: Iterable["TaskActor"]) -> None:
         """Counts its upstream tasks anew."""

@@ -59,21 +59,26 @@ class Cancels:
         reason = str(order.get("reason", ""))
         grace = order.get("grace")
         grace_s = float(grace) if isinstance(grace, int | float) and grace > 0 else 0.0
+        stopped_at: float | None = None
         if task is None:
-            self._stopped[execution] = (self._time.now(), reason)
+            stopped_at = parse_rfc3339(order.get("at")) or self._time.now()
+            self._stopped[execution] = (stopped_at, reason)
             if len(self._stopped) > STOPPED_REMEMBERED_MAX:
                 self._stopped.popitem(last=False)
         for delivery in list(self._held):
-            if delivery.concerns(execution, task, attempt if isinstance(attempt, int) else 0):
+            is_meant = delivery.concerns(execution, task, attempt if isinstance(attempt, int) else 0)
+            if is_meant and not _is_later(delivery, stopped_at):
                 self.cancel(delivery, reason, grace_s)
 
     def stop_of(self, delivery: Delivery) -> str | None:
         """Why the execution was stopped after this work had become ready and lay in the queue; None if it was not."""
-        at, reason = self._stopped.get(delivery.record["execution"], (0.0, ""))
-        ready_at = parse_rfc3339(delivery.record.get("ready_at")) if at else None
-        if ready_at is None or ready_at > at or not delivery.concerns(delivery.record["execution"], None, 0):
+        execution = delivery.record["execution"]
+        stopped = self._stopped.get(execution)
+        if stopped is None or not delivery.concerns(execution, None, 0):
             return None
-        return reason
+        at, reason = stopped
+        ready_at = parse_rfc3339(delivery.record.get("ready_at"))
+        return None if ready_at is None or ready_at > at else reason
 
     def cancel(self, delivery: Delivery, reason: str, grace_s: float = 0.0) -> None:
         """Stops one work: that is told, left the grace where it may use it, and then interrupted."""
@@ -99,3 +104,9 @@ class Cancels:
         if delivery.task is not None and not delivery.is_released and not delivery.is_interrupted:
             delivery.is_interrupted = True
             delivery.task.cancel()
+
+
+def _is_later(delivery: Delivery, stopped_at: float | None) -> bool:
+    """Whether a work became ready after its execution was stopped: it has been taken up again since."""
+    ready_at = None if stopped_at is None else parse_rfc3339(delivery.record.get("ready_at"))
+    return ready_at is not None and stopped_at is not None and ready_at > stopped_at

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from infinity_matrix_actors.names import RESERVED
 from infinity_matrix_bus.codec import Undecodable, decode_record, parse_rfc3339
 from infinity_matrix_bus.log_reader import parse_ack_reply
 from infinity_matrix_bus.references import may_have_references
@@ -102,9 +103,10 @@ class Delivery:
 
     def concerns(self, execution: str, task: str | None, attempt: int) -> bool:
         """Whether a cancel of (execution, task or all, attempt or 0) means this one."""
-        return (
-            self.record["execution"] == execution
-            # "All tasks" are the forward ones: an owner that lags tells agents to stop while others undo already.
-            and ("cause" not in self.record if task is None else self.record["task"] == task)
-            and attempt in (0, self.record["attempt"])
-        )
+        if task is None:
+            # "All tasks" are the forward ones: an owner that lags tells agents to stop while others undo already. And
+            # who is to answer a question, or to tell people, does so whatever becomes of the execution.
+            is_meant = "cause" not in self.record and not str(self.record["task"]).startswith(RESERVED)
+        else:
+            is_meant = self.record["task"] == task
+        return is_meant and self.record["execution"] == execution and attempt in (0, self.record["attempt"])

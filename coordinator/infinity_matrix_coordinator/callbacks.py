@@ -7,7 +7,9 @@ answer within `callback_timeout` means the default. Pure.
 from typing import Any
 
 from infinity_matrix_actors.definition import ASK_ACTION, NOTIFY_AGENT, TaskDefinition, host_agent
+from infinity_matrix_actors.duration import parse_duration
 from infinity_matrix_actors.effect import Arm, Effect, PublishStatus, PublishWork
+from infinity_matrix_actors.errors import InvalidDefinition
 from infinity_matrix_actors.fact import TaskError
 from infinity_matrix_actors.plan import Node
 from infinity_matrix_actors.retry import delay_s
@@ -22,6 +24,8 @@ from infinity_matrix_coordinator.routing import settle
 NOTIFY_TIMEOUT_S = 60.0
 #: Questions and notifications of one execution; beyond that the default applies, unasked.
 CALLS_MAX = 1000
+INVALID_ANSWER = "InvalidAnswer"
+ACTIONS = ("retry", "skip", "fail", "compensate", "notify")
 #: A year; a delay beyond it is none.
 DELAY_MAX_S = 365 * 86_400
 Actions = list[dict[str, Any]]
@@ -63,8 +67,15 @@ def answered(execution: Execution, call: str, actor: TaskActor, at: float, effec
         actor.state = TaskState.COMPLETED if actor.error is None else TaskState.FAILED
         return
     about = execution.calls.pop(call)
+    actions: Actions = []
+    if actor.error is None:
+        try:
+            actions = actions_of(actor.result)
+        except (ValueError, InvalidDefinition) as problem:
+            actor.error = TaskError(INVALID_ANSWER, str(problem), retryable=False)
     actor.state = TaskState.COMPLETED if actor.error is None else TaskState.FAILED
-    actions = actions_of(actor.result) if actor.error is None else []
+    if actor.error is not None:
+        effects.append(PublishStatus(call, actor.state, actor.attempt, at, actor.error.record()))
     if about is None:
         _apply_to_execution(execution, actions, at, effects)
         return
@@ -76,9 +87,25 @@ def answered(execution: Execution, call: str, actor: TaskActor, at: float, effec
 
 
 def actions_of(result: Any) -> Actions:
-    """The actions in an answer; what is no action is passed over."""
-    found = [result] if isinstance(result, dict) else result
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    """The actions in an answer, whoever gave it; raises ValueError or InvalidDefinition for one that is none."""
+    found = [result] if isinstance(result, dict) else [] if result is None else result
+    if not isinstance(found, list):
+        raise ValueError(f"the answer {result!r:.100} is neither an action nor a list of actions")
+    return [_checked(one) for one in found]
+
+
+def _checked(action: Any) -> dict[str, Any]:
+    kind = action.get("action") if isinstance(action, dict) else None
+    if kind not in ACTIONS:
+        raise ValueError(f"{action!r:.100} is no action; they are {', '.join(ACTIONS)}")
+    checked = dict(action)
+    if checked.get("delay") is not None:
+        # As people write it, which is how it stands in definitions.
+        checked["delay"] = parse_duration(checked["delay"], f"delay of {kind}", zero_allowed=True)
+    attempts = checked.get("max_attempts")
+    if attempts is not None and (not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1):
+        raise ValueError(f"max_attempts is {attempts!r:.40}, it must be a whole number above 0")
+    return checked
 
 
 def _is_asked(policy: tuple[dict[str, Any], ...]) -> bool:
@@ -94,7 +121,7 @@ def _apply_to_task(
         match action.get("action"):
             case "notify":
                 _notify(execution, f"on_task_failure:{name}", action, {**error.record(), "task": name}, at, effects)
-            case "retry" if actor.attempt > 0 and actor.attempt - actor.base < _attempts(action):
+            case "retry" if _is_tried(actor) and actor.attempt - actor.tried_before < _attempts(action):
                 wait_s = _seconds(action.get("delay"))
                 if wait_s is None:
                     wait_s = delay_s(actor.node.definition.retry, actor.attempt, error, execution.id, name)
@@ -115,31 +142,52 @@ def _apply_to_task(
 
 
 def _apply_to_execution(execution: Execution, actions: Actions, at: float, effects: list[Effect]) -> bool:
+    # Whoever cancelled it meanwhile wants it to end, and its own time goes on no longer for being asked.
+    may_go_on = execution.stopped_by is ExecutionState.FAILED and not execution.is_timed_out
+    failed = execution.failed_tasks() if may_go_on else []
     for action in actions:
         match action.get("action"):
             case "notify":
                 _notify(execution, "on_error", action, execution.error, at, effects)
-            case "retry":
-                failed = execution.failed_tasks()
-                tries = _attempts(action)
-                if failed and all(0 < _tried(execution, name) < tries for name in failed):
-                    reopen(execution, set(), at, effects)
-                    return False
-            case "skip":
-                failed = execution.failed_tasks()
-                if failed:
-                    reopen(execution, set(failed), at, effects)
-                    return False
+            case "retry" if failed and all(0 < _tried(execution, name) < _attempts(action) for name in failed):
+                _reopen_later(execution, failed, _seconds(action.get("delay")), at, effects)
+                return False
+            case "skip" if failed:
+                reopen(execution, set(failed), at, effects)
+                return False
             case "fail" | "compensate":
                 break
     return True
+
+
+def _reopen_later(
+    execution: Execution, failed: list[str], wait_s: float | None, at: float, effects: list[Effect]
+) -> None:
+    """Takes it up again after so long, or after the longest backoff of what failed."""
+    if wait_s is None:
+        waits = (
+            delay_s(actor.node.definition.retry, max(1, _tried(execution, name)), actor.error, execution.id, name)
+            for name in failed
+            if (actor := execution.tasks[name]).error is not None
+        )
+        wait_s = max(waits, default=0.0)
+    if wait_s == 0.0:
+        reopen(execution, set(), at, effects)
+        return
+    execution.reopen_at = at + wait_s
+    effects.append(Arm(None, execution.reopen_at))
+
+
+def _is_tried(actor: TaskActor) -> bool:
+    """Whether a task is done by trying: what waits, for people or time, has nothing that could be tried again."""
+    return actor.attempt > 0 and not actor.node.definition.is_waiting
 
 
 def _tried(execution: Execution, name: str) -> int:
     """The attempts of a failed task; of one with instances those of the failed one that was tried most."""
     actor = execution.tasks[name]
     if actor.group is None:
-        return actor.attempt
+        return actor.attempt - actor.tried_before if _is_tried(actor) else 0
     members = (f"{name}~{index}" for index, state in actor.group.states.items() if state is TaskState.FAILED)
     return max((_tried(execution, member) for member in members), default=0)
 

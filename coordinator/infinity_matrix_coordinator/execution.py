@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from infinity_matrix_actors.effect import PublishFinished
-from infinity_matrix_actors.fact import Finished, Started
+from infinity_matrix_actors.fact import ErrorType, Finished, Started
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.state import ExecutionState, TaskState
 from infinity_matrix_actors.task_actor import TaskActor
@@ -49,6 +49,7 @@ class Execution:
         "notices",
         "open",
         "plan",
+        "reopen_at",
         "runs",
         "saga",
         "sequence",
@@ -93,6 +94,8 @@ class Execution:
         #: Notifications on their way: nothing waits for them but the end.
         self.notices: frozenset[str] = _NOTHING
         self.is_error_answered = False
+        #: When its failed tasks are tried again, as `on_error` says.
+        self.reopen_at: float | None = None
         #: Instances that settled with the last fact; their actors are not needed after its effects.
         self.leaving: list[str] = []
         #: Signals that nobody waited for yet, by name, oldest first: the data, and what it stands for.
@@ -123,6 +126,19 @@ class Execution:
     def is_asking(self) -> bool:
         """All its tasks have ended, and it waits for the answer to `on_error`, for which there is a time of its own."""
         return None in self.calls.values()
+
+    @property
+    def may_go_on(self) -> bool:
+        """A failure is being wound up, and `on_error` may yet have it taken up again."""
+        if self.stopped_by is not ExecutionState.FAILED or self.saga is not None or self.is_decided:
+            return False
+        is_to_be_asked = self.plan.definition.on_error is not None and not self.is_error_answered
+        return is_to_be_asked or self.is_asking or self.reopen_at is not None
+
+    @property
+    def is_timed_out(self) -> bool:
+        """Its own time was over, not that of one of its tasks."""
+        return self.error is not None and self.error["type"] == ErrorType.TIMED_OUT and "task" not in self.error
 
     def task(self, task: str) -> TaskActor:
         """The actor of a task; it exists from the first time it is spoken to."""
@@ -161,9 +177,12 @@ class Execution:
         return found
 
     def deadline(self) -> float | None:
-        """When the execution's own timer is due: its timeout, or the end of the grace once it is stopped."""
+        """When the execution's own timer is due: its timeout, the end of the grace once it is stopped, or the time
+        to go on."""
         if self.is_decided or self.saga is not None or self.is_asking or self.is_complete:
             return None
+        if self.reopen_at is not None:
+            return self.reopen_at
         definition = self.plan.definition
         if self.stopped_at is not None:
             return self.stopped_at + (definition.grace if self.grace is None else self.grace)
@@ -180,10 +199,10 @@ class Execution:
 
     @property
     def compensation(self) -> str | None:
-        """`complete` or `incomplete` once there was something to undo, else None."""
+        """`complete` or `incomplete` once there was something to undo, else None; `incomplete` until all is undone."""
         if self.saga is None or not (self.saga.compensated or self.saga.failed):
             return None
-        return "incomplete" if self.saga.failed else "complete"
+        return "incomplete" if self.saga.failed or not self.saga.is_over else "complete"
 
     @property
     def compensated(self) -> tuple[str, ...]:
@@ -215,6 +234,7 @@ class Execution:
             "calls_made": self.calls_made,
             "notices": sorted(self.notices),
             "is_error_answered": self.is_error_answered,
+            "reopen_at": self.reopen_at,
             "begun_at": self.begun_at,
             "runs": self.runs,
             "stopped_at": self.stopped_at,

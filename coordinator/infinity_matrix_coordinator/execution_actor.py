@@ -5,7 +5,7 @@ waits, reads a clock or does anything itself, so every process that folds the sa
 effects: two coordinators on one shard, a client asking for the status, a simulation.
 """
 
-from typing import assert_never
+from typing import Any, assert_never
 
 from infinity_matrix_actors.definition import ClosePolicy
 from infinity_matrix_actors.effect import (
@@ -127,8 +127,9 @@ class ExecutionActor(Execution):
             return []
         if now < at:
             return [Arm(None, at)]
-        if self.stopped_at is None:
-            return [PublishDeadline(self.runs), Arm(None, now + CLOSE_AGAIN_S)]
+        if self.stopped_at is None or self.reopen_at is not None:
+            is_again = self.reopen_at is not None
+            return [PublishDeadline(self.runs, is_again), Arm(None, now + CLOSE_AGAIN_S)]
         closings: list[Effect] = [
             CloseAttempt(name, self.tasks[name].attempt, GRACE_OVER)
             for name in sorted(self.open)
@@ -177,12 +178,11 @@ class ExecutionActor(Execution):
             return []
         effects: list[Effect] = [PublishStatus(None, self.state, 0, fact.at)]
         definition = self.plan.definition
-        problem = problem_of(definition.input_schema, self.content) if definition.input_schema is not None else None
-        if problem is not None:
-            error = {"type": str(ErrorType.INVALID_INPUT), "message": f"the input is not as its schema says: {problem}"}
-            stop(self, ExecutionState.FAILED, error, fact.at, effects)
-        elif definition.slots is not None and self.stopped_at is None:
-            self._ask_slot(definition.slots.max_running, fact.at, effects)
+        refusal = self._refusal()
+        if refusal is not None:
+            stop(self, ExecutionState.FAILED, refusal, fact.at, effects)
+        elif definition.slots is not None:
+            self._ask_slot(definition.slots.max_running, effects)
         if SLOT not in self.holds:
             self._begin(fact.at, effects)
         arm_execution(self, effects)
@@ -203,18 +203,25 @@ class ExecutionActor(Execution):
                 effects.append(PublishStatus(name, actor.state, 0, at))
         take_up(self, at, effects)
 
-    def _ask_slot(self, max_running: int, at: float, effects: list[Effect]) -> None:
-        key = ""
-        if self.plan.key is not None:
-            try:
-                key = str(self.plan.key.evaluate({}, {"input": self.content}))
-            except ConditionError as problem:
-                error = {"type": str(ErrorType.EXPRESSION), "message": f"key: {problem.reason}"}
-                stop(self, ExecutionState.FAILED, error, at, effects)
-                return
-        self.holds |= {SLOT}
+    def _refusal(self) -> dict[str, Any] | None:
+        """Why it cannot begin: its input is not as it must be, or has no concurrency key. Finds the key."""
+        schema = self.plan.definition.input_schema
+        problem = None if schema is None else problem_of(schema, self.content)
+        if problem is not None:
+            return {"type": str(ErrorType.INVALID_INPUT), "message": f"the input is not as its schema says: {problem}"}
+        if self.plan.definition.slots is None or self.slot_key is not None:
+            return None
+        try:
+            key = "" if self.plan.key is None else str(self.plan.key.evaluate({}, {"input": self.content}))
+        except ConditionError as error:
+            return {"type": str(ErrorType.EXPRESSION), "message": f"key: {error.reason}"}
         self.slot_key = key
-        effects.append(AskSlot(key, max_running, 1))
+        return None
+
+    def _ask_slot(self, max_running: int, effects: list[Effect]) -> None:
+        assert self.slot_key is not None
+        self.holds |= {SLOT}
+        effects.append(AskSlot(self.slot_key, max_running, self.finishes + 1))
 
     def _taken(self, fact: Taken) -> list[Effect]:
         actor = self._open_attempt(fact)
@@ -332,21 +339,9 @@ class ExecutionActor(Execution):
             case CommandKind.RESUME:
                 is_taken = self._resume(at, effects)
             case CommandKind.CANCEL:
-                # A cancel that comes while a failure is being wound up changes nothing: the failure came first.
-                is_taken = self.stopped_at is None and not self.is_decided and not self.is_complete
-                if is_taken:
-                    self.grace = fact.grace
-                    self.holds = frozenset()
-                    error = {"type": str(ErrorType.CANCELLED), "message": fact.reason or "cancelled on request"}
-                    stop(self, ExecutionState.CANCELLED, error, at, effects)
+                is_taken = self._cancel(fact, at, effects)
             case CommandKind.DEADLINE:
-                timeout_s = self.plan.definition.timeout
-                is_its_own = fact.id == PublishDeadline(self.runs).id
-                is_taken = is_its_own and self.stopped_at is None and self.deadline() is not None
-                if is_taken:
-                    message = f"the workflow took longer than its timeout of {timeout_s:g} s"
-                    error = {"type": str(ErrorType.TIMED_OUT), "message": message}
-                    stop(self, ExecutionState.FAILED, error, at, effects)
+                is_taken = self._time_is_over(fact, at, effects)
             case _:
                 assert_never(fact.kind)
         if not is_taken:
@@ -355,15 +350,52 @@ class ExecutionActor(Execution):
         conclude(self, at, effects)
         return effects
 
+    def _cancel(self, fact: Command, at: float, effects: list[Effect]) -> bool:
+        if self.is_decided or self.is_complete:
+            return False
+        error = {"type": str(ErrorType.CANCELLED), "message": fact.reason or "cancelled on request"}
+        is_taken = self.stopped_at is None or self.may_go_on
+        if self.stopped_at is None:
+            self.grace = fact.grace
+            if PAUSED in self.holds:
+                self.state = ExecutionState.RUNNING
+                effects.append(PublishStatus(None, self.state, 0, at))
+            self.holds = frozenset()
+            stop(self, ExecutionState.CANCELLED, error, at, effects)
+        elif self.may_go_on:
+            # What `on_error` would say, or has said, is wanted no more.
+            self.grace = self.grace if fact.grace is None else fact.grace
+            self.stopped_by, self.error, self.reopen_at = ExecutionState.CANCELLED, error, None
+            effects.extend(CloseAttempt(call, 1, NOT_BEGUN) for call, about in self.calls.items() if about is None)
+            arm_execution(self, effects)
+        # Else it changes nothing, for the failure came first; but nothing holds up the end any more.
+        return self._resume(at, effects) or is_taken
+
+    def _time_is_over(self, fact: Command, at: float, effects: list[Effect]) -> bool:
+        """A timer of the execution itself was due: its timeout, or the time to try its failed tasks again."""
+        if fact.id == PublishDeadline(self.runs, is_again=True).id:
+            if self.reopen_at is None:
+                return False
+            reopen(self, set(), at, effects)
+            return True
+        timeout_s = self.plan.definition.timeout
+        is_its_own = fact.id == PublishDeadline(self.runs).id
+        if not is_its_own or self.stopped_at is not None or self.deadline() is None:
+            return False
+        message = f"the workflow took longer than its timeout of {timeout_s:g} s"
+        error = {"type": str(ErrorType.TIMED_OUT), "message": message}
+        stop(self, ExecutionState.FAILED, error, at, effects)
+        return True
+
     def _reopen(self, at: float, effects: list[Effect]) -> bool:
         if self.finished is None or self.state is ExecutionState.COMPLETED or self.started.skipped:
             return False
+        refusal = self._refusal()
         slots = self.plan.definition.slots
-        if slots is not None and self.slot_key is not None:
-            # It gave its slot back when it ended.
-            self.holds |= {SLOT}
-            effects.append(AskSlot(self.slot_key, slots.max_running, self.finishes + 1))
-        reopen(self, set(), at, effects)
+        if slots is not None and refusal is None:
+            # It gave its slot back when it ended, if it had one.
+            self._ask_slot(slots.max_running, effects)
+        reopen(self, set(), at, effects, is_asked_for=True, refusal=refusal)
         return True
 
     def _compensate(self, at: float, effects: list[Effect]) -> bool:

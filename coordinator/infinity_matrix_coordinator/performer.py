@@ -186,9 +186,11 @@ class Performer:
             case PurgeWork():
                 self._spawn(self._purge_then(execution, [effect], []))
             case TellAgents(task, reason, attempt):
-                grace_s = 0.0 if task is not None else execution.grace_s
-                order = encode({"reason": reason, "attempt": attempt, "grace": grace_s})
-                self.session.publish(self.subjects.cancel(execution.id, task), order)
+                order: dict[str, Any] = {"reason": reason, "attempt": attempt, "grace": 0.0}
+                if task is None:
+                    # Who hears of it later than the next work of an execution that goes on does not stop that.
+                    order |= {"grace": execution.grace_s, "at": rfc3339(execution.stopped_at or self.clock.now())}
+                self.session.publish(self.subjects.cancel(execution.id, task), encode(order))
             case PublishDeadline():
                 subject = self.subjects.command(self.shard, execution.id, str(CommandKind.DEADLINE), effect.id)
                 self.outbox.post(subject, command_payload(CommandKind.DEADLINE), _ignore)

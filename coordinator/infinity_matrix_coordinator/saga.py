@@ -8,16 +8,12 @@ from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from infinity_matrix_actors.definition import CompensateWhen
-from infinity_matrix_actors.fact import ErrorType
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.state import TaskState
 from infinity_matrix_actors.task_actor import TaskActor
 
 #: A closed attempt's agent may still be at work; by then its lease is over (the consumer's ack_wait).
 LEASE_S = 30.0
-#: An attempt that had begun and ends with one of these may have been done: it was interrupted, or had a result that
-#: could not be given.
-_DOUBTFUL = frozenset({ErrorType.CANCELLED, ErrorType.RESULT_NOT_ENCODABLE, ErrorType.PAYLOAD_TOO_LARGE})
 
 
 def is_undone(when: CompensateWhen, actor: TaskActor) -> bool:
@@ -29,24 +25,11 @@ def is_undone(when: CompensateWhen, actor: TaskActor) -> bool:
         return False
     match when:
         case CompensateWhen.DEFAULT:
-            return actor.state is TaskState.COMPLETED or is_unknown(actor)
+            return actor.state is TaskState.COMPLETED or actor.has_left or actor.is_unknown
         case CompensateWhen.COMPLETED:
-            return actor.state is TaskState.COMPLETED
+            return actor.state is TaskState.COMPLETED or actor.has_left
         case CompensateWhen.ATTEMPTED:
-            return actor.attempt > actor.base
-
-
-def is_unknown(actor: TaskActor) -> bool:
-    """Whether it did not complete, and may have been done all the same: closed, interrupted, or done with a result
-    that is not admitted."""
-    if actor.state is TaskState.COMPLETED:
-        return False
-    if actor.closed > 0:
-        return True
-    if actor.error is None:
-        return False
-    is_doubtful = actor.error.type in _DOUBTFUL and actor.started_at is not None
-    return is_doubtful or actor.error.type == ErrorType.INVALID_RESULT
+            return actor.attempt > actor.base or actor.left is not None
 
 
 class Saga:
@@ -73,9 +56,9 @@ class Saga:
         self.plain = [name for name, node in plan.undo_nodes.items() if node.definition.compensates is None]
         #: When the agent of a closed attempt has let go at the latest, by undoing task.
         self.leased_until = {
-            undo: closed_at + LEASE_S
+            undo: held_since + LEASE_S
             for name, undo in undoing.items()
-            if (closed_at := tasks[name].closed_at) is not None and not tasks[name].is_released
+            if (held_since := tasks[name].held_since) is not None
         }
         #: Forward tasks undone, in the order it was done.
         self.compensated: list[str] = []
@@ -127,6 +110,10 @@ class Saga:
             self.failed.append(undo)
         elif undo in self.forward_of:
             self.compensated.append(self.forward_of[undo])
+
+    def maybe_undone(self, tasks: Mapping[str, TaskActor]) -> set[str]:
+        """Forward tasks of which an undoing task failed that may have been done all the same."""
+        return {self.forward_of[undo] for undo in self.failed if undo in self.forward_of and tasks[undo].is_unknown}
 
     def reopen(self) -> list[str]:
         """What failed is to run again, in the order it should have; answers it."""

@@ -29,6 +29,7 @@ _PLAIN = (
     "finishes",
     "grace",
     "is_error_answered",
+    "reopen_at",
     "runs",
     "settled",
     "slot_key",

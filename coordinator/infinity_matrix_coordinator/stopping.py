@@ -18,7 +18,7 @@ def conclude(execution: Execution, at: float, effects: list[Effect]) -> None:
     if execution.is_decided:
         return
     while execution.saga is None:
-        if execution.open:
+        if execution.open or execution.reopen_at is not None:
             return
         if execution.stopped_by is None:
             if execution.is_complete:

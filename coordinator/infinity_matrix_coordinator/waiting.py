@@ -8,6 +8,7 @@ from infinity_matrix_actors.fact import APPROVAL_SIGNAL, ErrorType, Signal, Task
 from infinity_matrix_actors.state import TaskState
 from infinity_matrix_actors.task_actor import TaskActor
 
+from infinity_matrix_coordinator.callbacks import task_failed
 from infinity_matrix_coordinator.execution import Execution
 from infinity_matrix_coordinator.routing import settle
 
@@ -109,4 +110,8 @@ def _conclude_approval(
 def _end(execution: Execution, name: str, actor: TaskActor, state: TaskState, at: float, effects: list[Effect]) -> None:
     actor.retry_at = None
     effects.append(Disarm(name))
+    if state is TaskState.FAILED:
+        assert actor.error is not None
+        task_failed(execution, name, actor, actor.error, at, effects)
+        return
     settle(execution, name, actor, state, at, effects)

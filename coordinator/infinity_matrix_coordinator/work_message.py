@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from infinity_matrix_actors.state import TaskState
+from infinity_matrix_actors.task_actor import UNKNOWN
 from infinity_matrix_bus.codec import encode, rfc3339
 from infinity_matrix_bus.facts import WIRE_VERSION
 from infinity_matrix_bus.subjects import Subjects
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
-from infinity_matrix_coordinator.saga import is_unknown
 
 
 def work_payload(record: dict[str, Any], *, is_repair: bool) -> bytes:
@@ -72,11 +73,17 @@ def _undoing(execution: ExecutionActor, forward: str | None) -> dict[str, Any]:
         "result": actor.result,
         "state": str(actor.state),
     }
+    is_left = actor.state is not TaskState.COMPLETED and actor.has_left
+    if is_left:
+        # It failed when it ran again; what is to be undone is of the run before.
+        assert actor.left is not None
+        compensates |= {key: actor.left[key] for key in ("attempt", "result", "state")}
     if actor.member_of is not None:
         compensates |= {name: value for name, value in execution.variables(actor).items() if name != "input"}
     if actor.instance and definition.child is not None:
         compensates["execution"] = actor.instance
-    if is_unknown(actor):
+    if actor.is_unknown and not is_left:
         # Its agent may have done it, may do it yet, or never began: undoing must be safe in each case.
-        compensates["forward"] = "unknown"
-    return {**record, "compensates": compensates, "upstream": {forward.split("~", 1)[0]: actor.result}}
+        compensates["forward"] = UNKNOWN
+    upstream = {forward.split("~", 1)[0]: compensates["result"]}
+    return {**record, "compensates": compensates, "upstream": upstream}

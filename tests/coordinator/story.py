@@ -142,8 +142,8 @@ def render(effects: list[Effect], *, all: bool = False) -> list[str]:
                 words.append(f"slot {key or '-'} {limit} {number}")
             case AskHeartbeat(name, attempt):
                 words.append(f"pulse {name}.{attempt}")
-            case PublishDeadline():
-                words.append("deadline")
+            case PublishDeadline(is_again=is_again):
+                words.append("again" if is_again else "deadline")
             case PublishDead(name, attempt) if all:
                 words.append(f"dead {name}.{attempt}")
             case PublishFinished(state):
@@ -298,6 +298,9 @@ class Story:
                 return replace(self.actor.started, at=now)
             case "deadline":
                 return Command(EXECUTION, now, CommandKind.DEADLINE, PublishDeadline(self.actor.runs).id)
+            case "again":
+                again = PublishDeadline(self.actor.runs, is_again=True).id
+                return Command(EXECUTION, now, CommandKind.DEADLINE, again)
             case "cancel" | "pause" | "resume" | "retry" | "compensate":
                 return Command(EXECUTION, now, CommandKind(subject), rest[0] if rest else str(len(self.facts)))
             case "signal":

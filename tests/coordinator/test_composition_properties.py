@@ -20,7 +20,7 @@ from infinity_matrix_actors.definition import (
     WorkflowDefinition,
 )
 from infinity_matrix_actors.effect import Disarm, Effect, PublishFinished, PublishWork
-from infinity_matrix_actors.fact import Command, Fact, Finished, Outcome, Signal
+from infinity_matrix_actors.fact import Command, CommandKind, Fact, Finished, Outcome, Signal
 from infinity_matrix_actors.state import TaskState
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from test_execution_properties import fold
@@ -183,7 +183,9 @@ def check_effects(definition: WorkflowDefinition, steps: list[tuple[Fact, list[E
     done: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     undone: Counter[str] = Counter()
-    has_failed_undoing = False
+    #: Done and not undone since, and of that what the saga of this run has told of.
+    present: set[str] = set()
+    told: set[str] = set()
     is_open: dict[str, int] = {}
     state = ""
     for fact, effects in steps:
@@ -194,11 +196,17 @@ def check_effects(definition: WorkflowDefinition, steps: list[tuple[Fact, list[E
                 forward = f"t{base[1:]}{mark}{instance}"
                 if fact.error is None:
                     undone[forward] += 1
+                    present.discard(forward)
+                    told.discard(forward)
                 else:
-                    has_failed_undoing = True
+                    told.add(forward)
             elif base in undone_by:
                 done[fact.task] += fact.error is None
                 unknown[fact.task] += fact.error is not None
+                if fact.error is None:
+                    present.add(fact.task)
+        elif isinstance(fact, Command) and fact.kind is CommandKind.RETRY and effects:
+            told.clear()
         for effect in effects:
             if isinstance(effect, PublishWork):
                 if effect.task.startswith("u"):
@@ -207,11 +215,9 @@ def check_effects(definition: WorkflowDefinition, steps: list[tuple[Fact, list[E
             elif isinstance(effect, PublishFinished):
                 assert not is_open
                 state = effect.state
-                if effect.compensation == "complete" and not has_failed_undoing:
-                    left = {name for name in done if done[name] > undone[name]}
-                    assert not left, f"{left} done and not undone"
+                if state != "completed":
+                    assert present <= told, f"{present - told} done, and neither undone nor told"
+                    assert effect.compensation != "complete" or not present
     for name, count in undone.items():
         assert count <= done[name] + unknown[name], f"{name} was undone {count} times"
     assert state
-    if state != "completed" and not has_failed_undoing:
-        assert all(done[name] <= undone[name] for name in done), "what was done was neither undone nor told"

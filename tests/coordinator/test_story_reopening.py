@@ -1,7 +1,13 @@
 """Taking an execution up again: what completed is kept, what was undone and all after it runs again, once."""
 
 import pytest
-from infinity_matrix_actors.definition import ApprovalDefinition, CompensateWhen, LoopDefinition, MapDefinition
+from infinity_matrix_actors.definition import (
+    ApprovalDefinition,
+    CompensateWhen,
+    LoopDefinition,
+    MapDefinition,
+    SlotsDefinition,
+)
 from infinity_matrix_actors.effect import PublishFinished
 from story import Story, child, each, loop, task, undo, wait, workflow
 
@@ -472,3 +478,20 @@ def test_a_loop_of_waits_begins_anew_too() -> None:
 
 
 # Compensations.
+
+
+def test_what_kept_it_from_beginning_keeps_it_from_beginning_again() -> None:
+    no_input = workflow(task("a"), input_schema={"type": "object"}, on_failure=(undo(None, "tell"),))
+    no_key = workflow(task("a"), slots=SlotsDefinition(1, "input.customer"), on_failure=(undo(None, "tell"),))
+    for definition in (no_input, no_key):
+        story = Story(definition, 7).check(
+            """
+            started  -> work tell.1     | a cancelled, =compensating
+            tell ok  -> finished failed
+            finished ->
+            retry    -> work tell.2     | a cancelled, =compensating
+            tell ok  -> finished failed
+            """
+        )
+        assert story.actor.error is not None
+        assert story.actor.error["type"] in ("invalid_input", "expression_error")
