@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, WithJsonSchema
+from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import PydanticCustomError
 
 from infinity_matrix_actors.duration import DURATION_MAX_S, DURATION_PATTERN, parse_duration, parse_instant
@@ -76,7 +77,11 @@ def _check_share(value: object, field: str) -> float | str:
 def _as_schema(value: object, field: str) -> Any:
     """A JSON Schema as plain data; a pydantic model stands for its own."""
     if isinstance(value, type) and issubclass(value, BaseModel):
-        value = value.model_json_schema()
+        try:
+            value = value.model_json_schema()
+        except PydanticInvalidForJsonSchema as problem:
+            hint = "give the fields types that JSON has, or a JSON Schema"
+            raise InvalidDefinition(f"the model has no JSON Schema: {problem}", where=field, hint=hint) from None
     if not isinstance(value, dict):
         raise InvalidDefinition(
             f"{value!r:.100} is no schema", where=field, hint="a pydantic model, or a JSON Schema as a mapping"

@@ -17,7 +17,7 @@ from infinity_matrix_actors.document import (
     parse_trigger,
 )
 from infinity_matrix_actors.document_file import load_document
-from infinity_matrix_actors.errors import InvalidDefinition
+from infinity_matrix_actors.errors import InvalidDefinition, InvalidInput
 from infinity_matrix_actors.fact import Priority
 from infinity_matrix_actors.schedule import CATCH_UP_S, Overlap
 from infinity_matrix_coordinator.runs import IfExists
@@ -27,6 +27,7 @@ from infinity_matrix_coordinator.views import (
     ExecutionStatus,
     StatusUpdate,
 )
+from pydantic import BaseModel, ValidationError
 
 from infinity_matrix.agents import until_told_to_stop
 from infinity_matrix.client import Client
@@ -101,6 +102,9 @@ class Workflow:
         if timeout is not None:
             fields["timeout"] = timeout
         self._document: WorkflowDocument = parse_document(fields)
+        schema = fields.get("input_schema")
+        #: What only this process has of its input: the validators of its model.
+        self._input_model = schema if isinstance(schema, type) and issubclass(schema, BaseModel) else None
         self._tasks: list[TaskDocument] = []
         self._triggers: list[TriggerDocument] = []
         self.add_tasks(tasks)
@@ -133,6 +137,7 @@ class Workflow:
     def _of(cls, document: WorkflowDocument) -> "Workflow":
         workflow = cls.__new__(cls)
         workflow._document = document
+        workflow._input_model = None
         workflow._tasks = list(document.tasks)
         workflow._triggers = list(document.triggers)
         workflow.on_failure = [Task._of(task) for task in document.on_failure]
@@ -246,9 +251,10 @@ class Workflow:
         `if_exists` says what to do when the id is there: `reject` (the same again is answered, other content refused),
         `return` its last run, `cancel` that and start `<id>-r2`, `rerun_failed`. `priority`: high, normal or low.
         Raises ExecutionExists when the id is taken by other content, WorkflowPaused, NoCoordinator when none answers
-        for 5 s.
+        for 5 s, InvalidInput for one that is not as `input_schema` says.
         """
         definition = self.definition()
+        self._check_input(input)
         async with self._opened() as client:
             return await client.start_definition(
                 definition, input, execution_id, if_exists=if_exists, priority=priority
@@ -266,12 +272,24 @@ class Workflow:
         """Starts an execution and waits for its result; a failed result is answered, not raised.
 
         Cancelling this call leaves the execution running; so does `timeout` (seconds), which raises TimeoutError.
+        Raises besides what `start` raises.
         """
         definition = self.definition()
+        self._check_input(input)
         async with self._opened(serves_agents=True) as client:
             return await client.execute_definition(
                 definition, input, execution_id, timeout=timeout, if_exists=if_exists, priority=priority
             )
+
+    def _check_input(self, input: Any) -> None:
+        if self._input_model is None or isinstance(input, self._input_model):
+            return
+        try:
+            self._input_model.model_validate(input)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InvalidInput(self.name, f"{where}: {first['msg']}" if where else first["msg"]) from None
 
     async def wait(self, execution_id: str, timeout: float | None = None) -> ExecutionResult:
         """The result of an execution once it has ended; raises UnknownExecution, and TimeoutError after `timeout` s."""
