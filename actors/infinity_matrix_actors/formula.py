@@ -6,11 +6,11 @@ missing.
 """
 
 import re
-from collections.abc import Container, Mapping, Set
+from collections.abc import Container, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from infinity_matrix_actors.engine import answer, check_program
+from infinity_matrix_actors.engine import answer, check_program, kind_of
 from infinity_matrix_actors.errors import ConditionError, InvalidDefinition
 from infinity_matrix_actors.expression import Expression, translate
 from infinity_matrix_actors.plain import plain
@@ -19,6 +19,9 @@ OPEN = "${{"
 #: Beyond it a float has no place for the one.
 WHOLE_MAX = 2.0**53
 _HOLE = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
+#: A path as it stands in a program: names after dots, or in brackets.
+_STEP = re.compile(r"""\.?([A-Za-z_]\w*)|\[['"]([^'"\]]*)['"]\]""")
+_PATH = re.compile(r"""[A-Za-z_]\w*(\.[A-Za-z_]\w*|\[(['"])[^'"\]]*\2\])*""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,10 @@ class Formula:
         for name in self.expression.variables:
             context[name] = variables.get(name)
         try:
-            return plain(answer(self.expression.cel, context), "the answer")
+            return in_key_order(plain(answer(self.expression.cel, context), "the answer"))
         except ConditionError as problem:
-            raise ConditionError(f"{self.source.strip()!r:.120}: {problem.reason}") from problem.__cause__
+            reason = _missing(self.expression.cel, context) or problem.reason
+            raise ConditionError(f"{self.source.strip()!r:.120}: {reason}") from problem.__cause__
         except InvalidDefinition as problem:
             raise ConditionError(f"{self.source.strip()!r:.120}: {problem.problem}") from problem
 
@@ -69,6 +73,8 @@ class Template:
         cls, data: Any, known_ids: Set[str], allowed_ids: Container[str], variables: frozenset[str], where: str
     ) -> "Template | None":
         """Answers the template that `data` is, None when nothing in it is to be filled; raises `InvalidDefinition`."""
+        if any(OPEN in _HOLE.sub("", text) for text in _texts(data)):
+            raise InvalidDefinition(f"a {OPEN} has no end", where=where, hint="write ${{ input.path }}")
         formulas = {
             source: Formula.compile(source, known_ids, allowed_ids, variables, where) for source in _sources(data)
         }
@@ -83,15 +89,51 @@ class Template:
         return _filled(self.data, values)
 
 
+def in_key_order(value: Any) -> Any:
+    """The value with the keys of its maps in order: the engine's own order is another in every process."""
+    if isinstance(value, dict):
+        return {key: in_key_order(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [in_key_order(item) for item in value]
+    return value
+
+
+def text_of_key(value: Any) -> str:
+    """A value as the text by which it is told apart from every other; a text stands for itself."""
+    if isinstance(value, str):
+        return value
+    import json
+
+    return "json:" + json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
 def _sources(data: Any) -> list[str]:
-    """The formulas in plain data; it is never deeper than `plain` admits."""
+    return [source for text in _texts(data) for source in _HOLE.findall(text)]
+
+
+def _texts(data: Any) -> Iterator[str]:
+    """The texts in plain data that may have formulas in them; it is never deeper than `plain` admits."""
     if isinstance(data, str):
-        return _HOLE.findall(data) if OPEN in data else []
-    if isinstance(data, dict):
-        return [source for value in data.values() for source in _sources(value)]
-    if isinstance(data, list):
-        return [source for value in data for source in _sources(value)]
-    return []
+        if OPEN in data:
+            yield data
+    elif isinstance(data, dict | list):
+        for value in data.values() if isinstance(data, dict) else data:
+            yield from _texts(value)
+
+
+def _missing(source: str, context: Mapping[str, Any]) -> str | None:
+    """Of a program that is one path: where it comes to an end. The engine only says that something does not fit."""
+    if _PATH.fullmatch(source) is None:
+        return None
+    steps = [field or key for field, key in _STEP.findall(source)]
+    value: Any = context
+    for number, step in enumerate(steps):
+        if not isinstance(value, Mapping):
+            return f"{'.'.join(steps[:number]).removeprefix('tasks.')} is {kind_of(value)}, it has no {step!r}"
+        if step not in value:
+            return f"there is no field {step!r}" if number else None
+        value = value[step]
+    return None
 
 
 def _filled(data: Any, values: Mapping[str, Any]) -> Any:

@@ -41,6 +41,7 @@ from infinity_matrix_actors.fact import (
     Taken,
     TaskError,
 )
+from infinity_matrix_actors.formula import text_of_key
 from infinity_matrix_actors.names import RESERVED
 from infinity_matrix_actors.retry import delay_s, is_retried
 from infinity_matrix_actors.schema import problem_of
@@ -212,7 +213,7 @@ class ExecutionActor(Execution):
         if self.plan.definition.slots is None or self.slot_key is not None:
             return None
         try:
-            key = "" if self.plan.key is None else str(self.plan.key.evaluate({}, {"input": self.content}))
+            key = "" if self.plan.key is None else text_of_key(self.plan.key.evaluate({}, {"input": self.content}))
         except ConditionError as error:
             return {"type": str(ErrorType.EXPRESSION), "message": f"key: {error.reason}"}
         self.slot_key = key

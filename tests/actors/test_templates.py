@@ -1,12 +1,13 @@
 """Templates: `${{ }}` in plain data becomes what CEL finds, of any kind, or the task fails saying what is missing."""
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from infinity_matrix_actors.errors import ConditionError, InvalidDefinition
-from infinity_matrix_actors.formula import Formula, Template
+from infinity_matrix_actors.formula import Formula, Template, text_of_key
 
 IDS = {"a", "load-b", "in"}
 VARIABLES = frozenset({"input", "item"})
@@ -105,6 +106,44 @@ def test_a_path_that_is_missing_is_named(text: str, says: str) -> None:
         filled({"deep": [text]})
     assert says in caught.value.reason
     assert text.strip("${ }") in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("${{ a.result.text.more }}", "a.result.text is a text, it has no 'more'"),
+        ("${{ a.result.n.more }}", "a.result.n is a number, it has no 'more'"),
+        ("${{ input.none.more }}", "input.none is null, it has no 'more'"),
+        ("${{ load-b.result.x }}", "load-b.result is null, it has no 'x'"),
+    ],
+)
+def test_a_path_that_leads_through_no_map_says_where_it_ends(text: str, says: str) -> None:
+    formula = Formula.compile(text.strip("${ }"), {"a", "load-b"}, {"a", "load-b"}, frozenset({"input"}), "config")
+    tasks = {"a": {"result": {"text": "x", "n": 1}}, "load-b": {"result": None}}
+    with pytest.raises(ConditionError) as caught:
+        formula.evaluate(tasks, {"input": {"none": None}})
+    assert caught.value.reason.endswith(says)
+
+
+@pytest.mark.parametrize("text", ["${{ input.x }", "x ${{ input.x", "${{ input.x }} and ${{", ["${{"]])
+def test_a_formula_without_an_end_is_refused(text: Any) -> None:
+    with pytest.raises(InvalidDefinition, match="has no end"):
+        template({"x": text})
+
+
+def test_maps_come_out_in_the_order_of_their_keys() -> None:
+    keys = [f"k{number}" for number in range(9)]
+    for source in ("input", "{'z': input, 'b': [input], 'a': 1}"):
+        formula = Formula.compile(source, set(), set(), frozenset({"input"}), "key")
+        found = formula.evaluate({}, {"input": dict.fromkeys(reversed(keys), 1)})
+        assert json.dumps(found) == json.dumps(found, sort_keys=True)
+
+
+def test_values_that_differ_have_keys_that_differ() -> None:
+    values: list[Any] = [1, "1", True, "true", None, "null", "", [], {}, {"a": 1, "b": 2}, ["a"], "a", 1.5]
+    assert len({text_of_key(value) for value in values}) == len(values)
+    assert text_of_key({"a": 1, "b": 2}) == text_of_key({"b": 2, "a": 1})
+    assert text_of_key("acme") == "acme"
 
 
 @pytest.mark.parametrize(
