@@ -28,6 +28,7 @@ from nats.micro.service import Service, ServiceConfig
 from infinity_matrix_agents import outcomes
 from infinity_matrix_agents.agent import Agent
 from infinity_matrix_agents.begins import Begins
+from infinity_matrix_agents.calling import called
 from infinity_matrix_agents.cancels import Cancels
 from infinity_matrix_agents.delivery import Delivery, UnreadableWork
 from infinity_matrix_agents.doubt import Doubt
@@ -356,7 +357,7 @@ class AgentRunner:
         function = self.agent.function
         assert function is not None
         context = contextvars.copy_context()
-        return await self._loop.run_in_executor(self._threads, lambda: context.run(function, work))
+        return await self._loop.run_in_executor(self._threads, lambda: context.run(called, function, work))
 
     def _work_of(self, delivery: Delivery) -> Work:
         return Work(delivery.record, self._reports.log_of, self._reports.progress)

@@ -125,6 +125,17 @@ async def test_an_unexpected_exception_is_retried_and_named(im: Client) -> None:
     assert "KeyError" in lines[0].fields["traceback"]
 
 
+async def test_a_plain_handler_that_finds_nothing_left_fails_like_any_other(im: Client) -> None:
+    agent = Agent("empty")
+
+    @agent.handler
+    def handle(work: Work) -> Any:
+        return next(iter(()))
+
+    result = await run_one(im, agent)
+    assert (result.error["type"], "StopIteration" in result.error["message"]) == ("RuntimeError", True)
+
+
 async def test_a_handler_whose_own_wait_was_cancelled_fails_and_the_agent_goes_on(im: Client) -> None:
     agent = Agent("waits", concurrency=1)
 

@@ -124,6 +124,8 @@ async def test_an_async_function_is_awaited_and_a_plain_one_may_block(im: Client
         return {"action": "skip"}
 
     await shaky("plain", on_task_failure=plain).execute(timeout=TIMEOUT_S)
+    result = await shaky("empty", on_task_failure=lambda task, error: next(iter(()))).execute(timeout=TIMEOUT_S)
+    assert result.status == "failed"
     assert [thread == threading.get_ident() for thread in threads] == [True, True, False]
 
 
@@ -134,6 +136,7 @@ async def test_an_async_function_is_awaited_and_a_plain_one_may_block(im: Client
         ({"action": "retry", "max_attempt": 3}, "max_attempts"),
         ("retry", "neither an action nor a list"),
         ([{"action": "ask"}], "'ask' is no answer"),
+        ([{"action": "notify", "recipients": ["a@b.c"], "message": "x" * 70_000}, {"action": "skip"}], "65536 bytes"),
     ],
 )
 async def test_an_answer_that_is_none_is_told_and_the_default_applies(im: Client, answer: Any, reason: str) -> None:

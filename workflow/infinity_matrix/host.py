@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from infinity_matrix_actors.definition import host_agent
 from infinity_matrix_actors.errors import InvalidDefinition
 from infinity_matrix_agents import Agent, AgentRunner, Failure, Work
+from infinity_matrix_agents.calling import called
 
 from infinity_matrix.client import Client
 from infinity_matrix.policy import checked_actions
@@ -113,7 +114,7 @@ async def _called(function: Callable[..., Any], *arguments: Any) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(*arguments)
     context = contextvars.copy_context()
-    answer = await asyncio.to_thread(context.run, function, *arguments)
+    answer = await asyncio.to_thread(context.run, called, function, *arguments)
     # A lambda around an async function.
     return await answer if inspect.isawaitable(answer) else answer
 

@@ -11,10 +11,12 @@ from infinity_matrix_actors.document import ActionDocument
 from infinity_matrix_actors.document_model import ActionKind
 from infinity_matrix_actors.document_problem import explain
 from infinity_matrix_actors.errors import InvalidDefinition
+from infinity_matrix_bus.codec import encode
 from pydantic import ValidationError
 
-#: Of one answer.
+#: Of one answer; a larger one would travel as a reference, which nobody resolves who decides by it.
 ACTIONS_MAX = 100
+ANSWER_BYTES_MAX = 64 * 1024
 #: An action, several, or a function that answers with them, sync or async; None is what is always done.
 Policy = Callable[..., Any] | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
@@ -39,7 +41,10 @@ def checked_actions(answer: Any, where: str) -> list[dict[str, Any]]:
     actions = [] if answer is None else [_parsed(action, where) for action in _listed(answer, where)]
     if any(action.action is ActionKind.ASK for action in actions):
         raise InvalidDefinition("'ask' is no answer", where=where, hint=_HINT)
-    return [_plain(action) for action in actions]
+    listed = [_plain(action) for action in actions]
+    if len(encode(listed, where)) > ANSWER_BYTES_MAX:
+        raise InvalidDefinition(f"it has more than {ANSWER_BYTES_MAX} bytes", where=where, hint="shorten its texts")
+    return listed
 
 
 _HINT = "actions: retry, skip, fail, compensate, notify; such as {'action': 'retry', 'max_attempts': 3}"
