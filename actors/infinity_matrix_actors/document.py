@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from infinity_matrix_actors.document_definition import define
+from infinity_matrix_actors.document_definition import checked, define
 from infinity_matrix_actors.document_field import Document
 from infinity_matrix_actors.document_model import ActionDocument, TaskDocument, TriggerDocument, WorkflowDocument
 from infinity_matrix_actors.document_problem import explain
@@ -19,6 +19,7 @@ __all__ = [
     "TaskDocument",
     "TriggerDocument",
     "WorkflowDocument",
+    "checked",
     "define",
     "json_schema",
     "parse_document",

@@ -66,18 +66,29 @@ def define(document: WorkflowDocument) -> WorkflowDefinition:
         slots=_slots(document),
         schedules=_schedules(document),
     )
-    compile_conditions(definition)
-    compile_formulas(definition)
     for number, trigger in enumerate(document.triggers):
         if trigger in document.triggers[:number]:
             raise InvalidDefinition("the same trigger is there twice", where=f"triggers[{number}]", hint="remove one")
         if trigger.filter is not None:
             compile_filter(trigger.filter, where=f"triggers[{number}].filter")
+    return checked(definition)
+
+
+def checked(definition: WorkflowDefinition) -> WorkflowDefinition:
+    """Answers a definition whose configs may have been changed since it was defined; raises `InvalidDefinition`."""
+    compile_conditions(definition)
+    compile_formulas(definition)
+    for task in (*definition.tasks, *definition.on_failure):
+        if task.config_schema is not None and OPEN not in repr(task.config):
+            problem = problem_of(task.config_schema, task.config)
+            if problem is not None:
+                where = f"task {task.id!r}"
+                raise InvalidDefinition(f"config is not as config_schema says: {problem}", where=where)
     size_bytes = len(definition.canonical())
     if size_bytes > DEFINITION_BYTES_MAX:
         raise InvalidDefinition(
             f"its canonical form is {size_bytes} bytes, the limit is {DEFINITION_BYTES_MAX}",
-            where=f"workflow {document.name!r}",
+            where=f"workflow {definition.name!r}",
             hint="store large configuration elsewhere and pass a reference",
         )
     return definition
@@ -152,15 +163,15 @@ def _check_graph(tasks: list[TaskDocument]) -> None:
 
 def _define_on_failure(document: WorkflowDocument) -> tuple[TaskDefinition, ...]:
     """The undoing tasks in one list: a task's own `compensation` is one that names it in `compensates`."""
+    forward = {task.id: task for task in document.tasks}
     undoing = [
-        task.compensation.model_copy(
-            update={"compensates": task.id, "compensate_when": _chosen(task.compensation, task)}
-        )
+        _undoing(task.compensation.model_copy(update={"compensates": task.id}), task, task.compensation.compensates)
         for task in document.tasks
         if task.compensation is not None
     ]
-    undoing += document.on_failure
-    forward = {task.id for task in document.tasks}
+    for task in document.on_failure:
+        compensated = forward.get(task.compensates or "")
+        undoing.append(task if compensated is None else _undoing(task, compensated, task.compensates))
     ids = set(forward)
     undone: set[str] = set()
     for task in undoing:
@@ -189,13 +200,25 @@ def _define_on_failure(document: WorkflowDocument) -> tuple[TaskDefinition, ...]
                 f"the task {task.compensates!r} is compensated twice", where=where, hint="remove one"
             )
         undone.add(task.compensates)
+    for task in document.tasks:
+        if task.compensate_when is not CompensateWhen.DEFAULT and task.id not in undone:
+            where, hint = f"task {task.id!r}", "give it a compensation, or remove it"
+            raise InvalidDefinition("compensate_when has no meaning here: nothing undoes it", where=where, hint=hint)
     return tuple(_define_task(task) for task in undoing)
 
 
-def _chosen(compensation: TaskDocument, forward: TaskDocument) -> CompensateWhen:
-    """Where the choice was made: on the compensation, else on the task it belongs to."""
-    chosen = compensation.compensate_when
-    return forward.compensate_when if chosen is CompensateWhen.DEFAULT else chosen
+def _undoing(compensation: TaskDocument, forward: TaskDocument, compensates: str | None) -> TaskDocument:
+    """The compensation with the choice of when, made on it or on the task it belongs to."""
+    where = f"on_failure task {compensation.id!r}"
+    if compensates not in (None, forward.id):
+        hint = f"it belongs to {forward.id!r}; leave compensates out"
+        problem = f"it is the compensation of one task and compensates {compensates!r}"
+        raise InvalidDefinition(problem, where=where, hint=hint)
+    own, others = compensation.compensate_when, forward.compensate_when
+    if CompensateWhen.DEFAULT not in (own, others) and own is not others:
+        problem = f"compensate_when is {str(own)!r}, and {str(others)!r} on the task {forward.id!r}"
+        raise InvalidDefinition(problem, where=where, hint="say it once")
+    return compensation.model_copy(update={"compensate_when": others if own is CompensateWhen.DEFAULT else own})
 
 
 def _check_kind(task: TaskDocument, where: str) -> None:
@@ -240,10 +263,14 @@ def _define_task(task: TaskDocument) -> TaskDefinition:
             where=where,
             hint="raise max_delay",
         )
+    total_timeout = task.total_timeout
+    if "total_timeout" not in task.model_fields_set:
+        # Nobody said how long all attempts may take together: not less than one of them.
+        total_timeout = max(total_timeout, (task.timeout or 0.0) + (task.queue_timeout or 0.0))
     for field, limit_s in (("timeout", task.timeout), ("queue_timeout", task.queue_timeout)):
-        if limit_s is not None and limit_s > task.total_timeout:
+        if limit_s is not None and limit_s > total_timeout:
             raise InvalidDefinition(
-                f"{field} {limit_s:g} s is above total_timeout {task.total_timeout:g} s",
+                f"{field} {limit_s:g} s is above total_timeout {total_timeout:g} s",
                 where=where,
                 hint="raise total_timeout, the limit of all attempts together (a day unless set)",
             )
@@ -252,10 +279,6 @@ def _define_task(task: TaskDocument) -> TaskDefinition:
     if "on_timeout" in task.model_fields_set:
         on_timeout = {"result": plain(task.on_timeout, f"{where}, on_timeout")}
     agent, service = _agent(task)
-    if task.config_schema is not None and OPEN not in repr(task.config):
-        problem = problem_of(task.config_schema, task.config)
-        if problem is not None:
-            raise InvalidDefinition(f"config is not as config_schema says: {problem}", where=where)
     return TaskDefinition(
         id=task.id,
         agent=agent,
@@ -286,7 +309,7 @@ def _define_task(task: TaskDocument) -> TaskDefinition:
         ),
         timeout=task.timeout,
         queue_timeout=task.queue_timeout,
-        total_timeout=task.total_timeout,
+        total_timeout=total_timeout,
         compensates=task.compensates,
         compensate_when=task.compensate_when,
     )

@@ -202,6 +202,14 @@ class ActionDocument(Document):
     title: Text | None = None
     message: Text | None = None
 
+    @model_validator(mode="after")
+    def _tells_somebody(self) -> "ActionDocument":
+        if self.action is ActionKind.NOTIFY and not self.recipients:
+            hint = "recipients: addresses, or URLs that Apprise knows"
+            context = {"problem": "notify tells nobody", "hint": hint, "deeper": "recipients"}
+            raise PydanticCustomError("invalid_definition", "{problem}", context)
+        return self
+
 
 def _as_policy(value: Any) -> Any:
     """One action is as good as a list of one; `{"ask": true}` asks the process that holds the workflow."""

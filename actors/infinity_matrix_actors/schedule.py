@@ -18,6 +18,8 @@ from infinity_matrix_actors.schedule_times import check_cron, instant_of, next_t
 #: How far back due times are made up that no coordinator saw, unless the schedule says otherwise.
 CATCH_UP_S = 86_400.0
 #: Less would lose ticks whenever coordinators change hands.
+#: 1970 to 9998: whatever the zone, a date has four digits then.
+INSTANT_MIN, INSTANT_MAX = 0.0, 253_370_764_800.0
 CATCH_UP_MIN_S = 10.0
 JITTER_MAX_S = 86_400.0
 
@@ -126,9 +128,12 @@ def instant(value: object, timezone: str, where: str) -> float:
     if not isinstance(time, datetime.datetime):
         raise InvalidDefinition(f"{value!r:.100} is no time", where=where, hint="a datetime, or ISO 8601 text")
     try:
-        return time.timestamp() if time.tzinfo is not None else instant_of(time, zone_of(timezone, where))
+        at = time.timestamp() if time.tzinfo is not None else instant_of(time, zone_of(timezone, where))
     except (OverflowError, ValueError, OSError) as error:
         raise InvalidDefinition(f"{value!r:.100} is out of range", where=where) from error
+    if not INSTANT_MIN <= at <= INSTANT_MAX:
+        raise InvalidDefinition(f"{value!r:.100} is out of range", where=where, hint="from 1970 to 9998")
+    return at
 
 
 def names_no_zone(value: object) -> bool:

@@ -33,6 +33,8 @@ _HINT = "five fields: minute hour day month weekday, as in '0 2 * * *'; or " + "
 #: No zone changes its clocks twice within this time.
 _SCAN_S = 6 * 3600
 _EPOCH = datetime.datetime(1970, 1, 1)
+#: Whether an expression ever comes due is looked for from here: what is due in any year is due after it.
+_FROM = datetime.datetime(2024, 1, 1)
 
 
 def check_cron(cron: object, where: str) -> str:
@@ -44,11 +46,34 @@ def check_cron(cron: object, where: str) -> str:
     words = re.findall(r"[a-z]+", text.lower())
     if text.count(" ") != _FIELDS - 1 or not set(words) <= _WORDS:
         raise InvalidDefinition(f"{cron!r:.100} is no cron expression", where=where, hint=_HINT)
+    problem = next((found for field in text.lower().split() if (found := _wrong(field)) is not None), None)
+    if problem is not None:
+        raise InvalidDefinition(f"{cron!r:.100} is no cron expression: {problem}", where=where, hint=_HINT)
     try:
-        croniter(text, _EPOCH, implement_cron_bug=True)
+        _next_wall(text, _FROM)
+    except CroniterBadDateError:
+        raise InvalidDefinition(f"{cron!r:.100} never comes due", where=where, hint="there is no such date") from None
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InvalidDefinition(f"{cron!r:.100} is no cron expression: {error}", where=where, hint=_HINT) from error
     return text
+
+
+def _wrong(field: str) -> str | None:
+    """What Debian's cron does not take of a field, and croniter does."""
+    if found := re.search(r"[^a-z0-9*,/-]", field):
+        return f"{found[0]!r} means nothing in it"
+    for part in field.split(","):
+        begin, mark, end = part.partition("/")[0].partition("-")
+        if mark and begin and end and _number(begin) > _number(end):
+            return f"{begin}-{end} ends before it begins"
+    return None
+
+
+def _number(word: str) -> int:
+    for names, first in ((_MONTHS, 1), (_WEEKDAYS, 0)):
+        if word in names:
+            return names.index(word) + first
+    return int(word) if word.isdigit() else 0
 
 
 def zone_of(name: object, where: str) -> ZoneInfo:

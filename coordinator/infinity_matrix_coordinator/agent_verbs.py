@@ -7,7 +7,7 @@ from infinity_matrix_bus.codec import rfc3339
 
 from infinity_matrix_coordinator.agent_pauses import pause_agent, resume_agent
 from infinity_matrix_coordinator.operations import Operations
-from infinity_matrix_coordinator.requests import Verb, text
+from infinity_matrix_coordinator.requests import Verb, taking, text
 
 
 class AgentVerbs:
@@ -17,7 +17,10 @@ class AgentVerbs:
         self._operations = operations
 
     def verbs(self) -> dict[str, Verb]:
-        return {"agent.pause": self._pause, "agent.resume": self._resume}
+        return {
+            "agent.pause": taking(self._pause, "agent", "for"),
+            "agent.resume": taking(self._resume, "agent"),
+        }
 
     async def _pause(self, body: dict[str, Any]) -> Any:
         """`for` is a duration, such as 30 or "1h"; without it the agent is paused until it is resumed."""

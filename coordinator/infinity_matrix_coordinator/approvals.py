@@ -25,6 +25,11 @@ PENDING_LIMIT = 1000
 DECISION_BYTES_MAX = OFFLOAD_BYTES
 APPROVE = "approve"
 REJECT = "reject"
+#: The word in the result for each.
+DECIDED = {APPROVE: "approved", REJECT: "rejected"}
+#: How long a decision that was written is looked for in the log, to tell whether it was the first.
+COUNTED_WAIT_S = 2.0
+COUNTED_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ class Approvals:
 
         `data` is edited data, handed on with the decision. Raises UnknownExecution, UnknownTask for one that is no
         approval, WrongState for one that does not wait (or when `task` is None and not exactly one waits),
-        NotAnAssignee, PayloadTooLarge.
+        NotAnAssignee, PayloadTooLarge; WrongState also where somebody else was quicker.
         """
         actor = await self._operations.fold(execution)
         waiting = {approval.task_id: approval for approval in pending_of(actor)}
@@ -107,7 +112,24 @@ class Approvals:
             # The core reads a decision itself: no reference may take its place.
             raise PayloadTooLarge("the decision", size_bytes, DECISION_BYTES_MAX)
         await self._operations.publish_signal(execution, APPROVAL_SIGNAL, record, new_execution_id())
+        await self._check_counted(execution, task, decision, by)
         return task
+
+    async def _check_counted(self, execution: str, task: str, decision: str, by: str) -> None:
+        """Raises WrongState where another decision came first; says nothing where that is not to be seen soon."""
+        deadline = asyncio.get_running_loop().time() + COUNTED_WAIT_S
+        while asyncio.get_running_loop().time() < deadline:
+            actor = await self._operations.fold(execution)
+            decided = actor.tasks.get(task)
+            result = None if decided is None or decided.is_waiting else decided.result
+            if isinstance(result, dict):
+                if (result.get("decision"), result.get("by")) != (DECIDED[decision], by):
+                    raise WrongState(f"task {task!r}", f"{result.get('decision')}", f"{result.get('by')} was quicker")
+                return
+            if decided is None or decided.is_settled:
+                return
+            # The replica that was read has not seen the decision yet.
+            await asyncio.sleep(COUNTED_POLL_S)
 
 
 def pending_of(actor: ExecutionActor) -> list[Approval]:

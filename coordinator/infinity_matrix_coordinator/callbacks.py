@@ -102,6 +102,8 @@ def _checked(action: Any) -> dict[str, Any]:
     if checked.get("delay") is not None:
         # As people write it, which is how it stands in definitions.
         checked["delay"] = parse_duration(checked["delay"], f"delay of {kind}", zero_allowed=True)
+    if kind == "notify" and not checked.get("recipients"):
+        raise ValueError("notify has no recipients")
     attempts = checked.get("max_attempts")
     if attempts is not None and (not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1):
         raise ValueError(f"max_attempts is {attempts!r:.40}, it must be a whole number above 0")

@@ -21,11 +21,14 @@ from infinity_matrix_coordinator.requests import (
     optional_number,
     optional_text,
     optional_texts,
+    reason,
+    taking,
     text,
 )
 from infinity_matrix_coordinator.runs import IfExists, Runs
 from infinity_matrix_coordinator.versions import Versions
 
+_FILTERS = ("workflow", "state", "older_than")
 #: Executions in an answer of `list`, unless the request says otherwise.
 LIST_LIMIT = 100
 #: Executions that one `purge` purges, unless the request says otherwise: they must be gone before it is answered.
@@ -42,24 +45,26 @@ class ControlVerbs:
     def verbs(self) -> dict[str, Verb]:
         """Each takes the object of a request, and raises InfinityMatrixError for one it refuses."""
         return {
-            "start": self.start,
-            "list": self.list,
-            "cancel": self.cancel,
-            "pause": self.pause,
-            "resume": self.resume,
-            "retry": self.retry,
-            "compensate": self.compensate,
-            "bulk": self.bulk,
-            "purge": self.purge,
-            "fork": self.fork,
-            "lineage": self.lineage,
-            "workflow.pause": self.pause_workflow,
-            "workflow.resume": self.resume_workflow,
-            "approvals": self.approvals,
-            "approve": self.approve,
-            "reject": self.reject,
-            "workflow.versions": self.versions,
-            "workflow.diff": self.diff,
+            "start": taking(self.start, "workflow", "input", "execution", "if_exists", "priority"),
+            "list": taking(
+                self.list, "workflow", "state", "started_after", "started_before", "needs_attention", "limit"
+            ),
+            "cancel": taking(self.cancel, "execution", "reason", "grace"),
+            "pause": taking(self.pause, "execution", "reason"),
+            "resume": taking(self.resume, "execution", "reason"),
+            "retry": taking(self.retry, "execution", "reason"),
+            "compensate": taking(self.compensate, "execution", "reason"),
+            "bulk": taking(self.bulk, "command", *_FILTERS, "all", "reason", "grace", "dry_run"),
+            "purge": taking(self.purge, "executions", *_FILTERS, "all", "limit", "dry_run"),
+            "fork": taking(self.fork, "execution", "from_task", "changes", "new_id"),
+            "lineage": taking(self.lineage, "execution"),
+            "workflow.pause": taking(self.pause_workflow, "workflow", "running"),
+            "workflow.resume": taking(self.resume_workflow, "workflow", "running"),
+            "approvals": taking(self.approvals, "workflow", "limit"),
+            "approve": taking(self.approve, "execution", "task", "by", "comment", "data"),
+            "reject": taking(self.reject, "execution", "task", "by", "comment", "data"),
+            "workflow.versions": taking(self.versions, "workflow"),
+            "workflow.diff": taking(self.diff, "workflow", "before", "after"),
         }
 
     async def start(self, body: dict[str, Any]) -> Any:
@@ -89,7 +94,7 @@ class ControlVerbs:
 
     async def cancel(self, body: dict[str, Any]) -> Any:
         execution = text(body, "execution")
-        await self._controls.cancel(execution, str(body.get("reason", "")), optional_number(body, "grace"))
+        await self._controls.cancel(execution, reason(body), optional_number(body, "grace"))
         return {"execution": execution}
 
     async def pause(self, body: dict[str, Any]) -> Any:
@@ -105,18 +110,20 @@ class ControlVerbs:
         return await self._ask(CommandKind.COMPENSATE, body)
 
     async def bulk(self, body: dict[str, Any]) -> Any:
+        _check_meant(body, *_FILTERS)
         asked = await self._controls.bulk(
             text(body, "command"),
             workflow=optional_text(body, "workflow"),
             state=optional_text(body, "state"),
             older_than_s=optional_number(body, "older_than"),
-            reason=str(body.get("reason", "")),
+            reason=reason(body),
             grace_s=optional_number(body, "grace"),
             dry_run=flag(body, "dry_run"),
         )
         return _records(asked)
 
     async def purge(self, body: dict[str, Any]) -> Any:
+        _check_meant(body, "executions", *_FILTERS)
         purged = await Purges(self._operations).purge(
             optional_texts(body, "executions"),
             workflow=optional_text(body, "workflow"),
@@ -178,8 +185,14 @@ class ControlVerbs:
 
     async def _ask(self, kind: CommandKind, body: dict[str, Any]) -> Any:
         execution = text(body, "execution")
-        await self._controls.ask(kind, execution, str(body.get("reason", "")))
+        await self._controls.ask(kind, execution, reason(body))
         return {"execution": execution}
+
+
+def _check_meant(body: dict[str, Any], *filters: str) -> None:
+    """Raises BadRequest where all would be meant and nobody said so."""
+    if not flag(body, "all") and all(body.get(name) is None for name in filters):
+        raise BadRequest(f'it would mean all: give one of {", ".join(filters)}, or "all": true')
 
 
 def _records(asked: list[Asked]) -> Any:

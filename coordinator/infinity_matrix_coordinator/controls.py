@@ -19,12 +19,19 @@ from infinity_matrix_actors.errors import (
     WrongState,
 )
 from infinity_matrix_actors.fact import CommandKind
+from infinity_matrix_actors.names import check_name
 from infinity_matrix_actors.state import ExecutionState
 from infinity_matrix_bus.definitions import DefinitionStore
 
 from infinity_matrix_coordinator.choices import chosen
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
-from infinity_matrix_coordinator.listing import INCOMPLETE, LISTED_STATES, ExecutionSummary, Selection
+from infinity_matrix_coordinator.listing import (
+    INCOMPLETE,
+    LISTED_STATES,
+    ExecutionSummary,
+    Selection,
+    last_runs,
+)
 from infinity_matrix_coordinator.operations import Operations
 from infinity_matrix_coordinator.patience import patiently
 from infinity_matrix_coordinator.standing import refold
@@ -162,7 +169,12 @@ class Controls:
     async def selected(self, kind: CommandKind, selection: Selection) -> list[ExecutionSummary]:
         """Those of a selection that the command has a meaning for, newest first."""
         everything = await self._operations.select(Selection())
-        return selection.select(summary for summary in everything if is_meant(kind, summary))
+        meant = (summary for summary in everything if is_meant(kind, summary))
+        if kind is CommandKind.RETRY:
+            # What a later run has taken the place of would be done twice.
+            last = last_runs(everything)
+            meant = (summary for summary in meant if last[summary.base] == summary.run)
+        return selection.select(meant)
 
     async def ask_all(
         self, kind: CommandKind, summaries: Iterable[ExecutionSummary], reason: str = "", grace_s: float | None = None
@@ -208,6 +220,7 @@ class Controls:
                 raise AssertionError("a deadline is the coordinators' own")
 
     async def _set_paused(self, workflow: str, *, is_paused: bool) -> None:
+        check_name("workflow", workflow)
         store = DefinitionStore(await self._operations.session(), self._operations.subjects)
         if not await store.pause(workflow, is_paused=is_paused):
             raise UnknownWorkflow(workflow)

@@ -5,7 +5,7 @@ from typing import Any
 
 from infinity_matrix_coordinator.dead_operations import DeadLetter, DeadOperations
 from infinity_matrix_coordinator.operations import Operations
-from infinity_matrix_coordinator.requests import Verb, limit, optional_text, text
+from infinity_matrix_coordinator.requests import Verb, limit, optional_text, reason, taking, text
 
 #: Letters in an answer of `dead.list`, unless the request says otherwise.
 LIST_LIMIT = 100
@@ -19,10 +19,10 @@ class DeadVerbs:
 
     def verbs(self) -> dict[str, Verb]:
         return {
-            "dead.list": self._list,
-            "dead.show": self._show,
-            "dead.replay": self._replay,
-            "dead.discard": self._discard,
+            "dead.list": taking(self._list, "agent", "limit"),
+            "dead.show": taking(self._show, "id"),
+            "dead.replay": taking(self._replay, "id", "reason"),
+            "dead.discard": taking(self._discard, "id", "reason"),
         }
 
     async def _list(self, body: dict[str, Any]) -> Any:
@@ -34,7 +34,7 @@ class DeadVerbs:
         return [asdict(letter) for letter in await self._dead.find(text(body, "id"))]
 
     async def _replay(self, body: dict[str, Any]) -> Any:
-        letters = await self._dead.replay(text(body, "id"), str(body.get("reason", "")))
+        letters = await self._dead.replay(text(body, "id"), reason(body))
         return [letter.id for letter in letters]
 
     async def _discard(self, body: dict[str, Any]) -> Any:

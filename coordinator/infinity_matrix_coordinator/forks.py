@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
+from infinity_matrix_actors.document import checked
 from infinity_matrix_actors.errors import (
     ExecutionExists,
     InvalidDefinition,
@@ -25,6 +26,7 @@ from infinity_matrix_bus.codec import encode
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.operations import Operations, new_execution_id
+from infinity_matrix_coordinator.saga import Saga
 
 #: Forks of one execution that are named after it; further ones have an id of their own.
 NAMED_FORKS_MAX = 100
@@ -84,7 +86,8 @@ class Forks:
         """Starts a fork that does `from_task` and all after it again; answers its id. None: everything is done again.
 
         Raises UnknownExecution, UnknownTask, InvalidDefinition for changes that cannot be, WorkflowPaused,
-        PayloadTooLarge when the results it brings along do not fit, and what `Operations.start` raises.
+        ExecutionExists for an `execution_id` that is there and is not this fork, PayloadTooLarge when the results it
+        brings along do not fit, and what `Operations.start` raises.
         """
         changed = Changes.read(changes)
         actor = await self._operations.fold(execution)
@@ -93,7 +96,7 @@ class Forks:
         seed = await self._fitting(seed_of(actor, from_task, changed.results))
         digest = actor.started.definition
         if changed.config:
-            digest = await self._operations.store(with_config(actor.plan.definition, changed.config))
+            digest = await self._operations.store(checked(with_config(actor.plan.definition, changed.config)))
         cause = {"fork": {"execution": actor.id, "from_task": from_task}}
         input = changed.input.get("input", actor.started.input)
 
@@ -151,7 +154,7 @@ def seed_of(actor: ExecutionActor, from_task: str | None, results: Mapping[str, 
     What was undone is done again, with all after it: its result stands for nothing any more.
     """
     plan = actor.plan
-    if from_task is not None and from_task not in plan.nodes:
+    if from_task is not None and (not isinstance(from_task, str) or from_task not in plan.nodes):
         raise UnknownTask(plan.definition.name, from_task, ", ".join(plan.nodes))
     for name in results:
         if name not in plan.nodes:
@@ -160,7 +163,7 @@ def seed_of(actor: ExecutionActor, from_task: str | None, results: Mapping[str, 
     if lost := chosen & results.keys():
         hint = "fork from a task after it"
         raise InvalidDefinition(f"the task {min(lost)!r} is done again", where="changes.results", hint=hint)
-    undone = {name.partition("~")[0] for name in actor.compensated} - results.keys()
+    undone = {name.partition("~")[0] for name in _undone(actor)} - results.keys()
     again = set(plan.nodes) if from_task is None else chosen | _with_all_after(plan, undone)
     seed = {
         name: task.result
@@ -168,6 +171,18 @@ def seed_of(actor: ExecutionActor, from_task: str | None, results: Mapping[str, 
         if name in plan.nodes and name not in again and task.state is TaskState.COMPLETED
     }
     return {**seed, **results}
+
+
+def _undone(actor: ExecutionActor) -> set[str]:
+    """The tasks that were undone, may have been, or will be: nothing is left of them for a fork to build on."""
+    saga = actor.saga
+    if saga is not None:
+        tried = {saga.forward_of[undo] for undo in saga.failed if undo in saga.forward_of}
+        return set(saga.forward_of.values()) - (tried - saga.maybe_undone(actor.tasks))
+    if actor.stopped_at is None:
+        return set()
+    # It is being wound up; what completed until then will be undone.
+    return set(Saga(actor.plan, actor.tasks).forward_of.values())
 
 
 def with_config(definition: WorkflowDefinition, config: Mapping[str, Mapping[str, Any]]) -> WorkflowDefinition:

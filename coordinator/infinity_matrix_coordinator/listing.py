@@ -59,6 +59,18 @@ class ExecutionSummary:
         return self.state in OPEN_STATES
 
     @property
+    def base(self) -> str:
+        """The execution id it is a run of: its own, unless it was started as a further run of another."""
+        base = self.cause.get("rerun_of")
+        return base if isinstance(base, str) else self.execution_id
+
+    @property
+    def run(self) -> int:
+        """Which run of that id it is, from 1."""
+        number = self.cause.get("run")
+        return number if isinstance(number, int) and isinstance(self.cause.get("rerun_of"), str) else 1
+
+    @property
     def needs_attention(self) -> bool:
         """It stands still, or something of it could not be undone and nobody has taken that up."""
         return self.is_undone_in_part or self.problem is not None
@@ -95,6 +107,14 @@ class Selection:
         found = [summary for summary in summaries if self.admits(summary)]
         found.sort(key=lambda summary: summary.started_at, reverse=True)
         return found[: self.limit]
+
+
+def last_runs(summaries: Iterable[ExecutionSummary]) -> dict[str, int]:
+    """By execution id the number of its last run."""
+    last: dict[str, int] = {}
+    for summary in summaries:
+        last[summary.base] = max(summary.run, last.get(summary.base, 0))
+    return last
 
 
 async def read_listed(session: Session, subjects: Subjects, shard: int) -> list[Entry]:

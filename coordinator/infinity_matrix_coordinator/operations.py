@@ -163,21 +163,15 @@ class Operations:
         definition or input, InvalidInput, InvalidName, PayloadTooLarge, PayloadNotEncodable, StorageUnavailable.
         Starting the same again answers the same id.
         """
-        await self.check_input(definition, input)
         execution = new_execution_id() if execution_id is None else check_name("execution id", execution_id)
         shard = shard_of(execution, self.installation.shards)
-
-        def encoded(value: Any) -> bytes:
-            return started_payload(
-                Started(execution, 0.0, workflow, definition, value, cause or {}, priority=priority, seed=seed or {})
-            )
-
-        payload = await fitting(encoded, input, self.artifacts, "the input")
+        started = Started(execution, 0.0, workflow, definition, input, cause or {}, priority=priority, seed=seed or {})
+        payload = await self._encoded_start(started)
         if execution_id is not None and not is_new:
             there = await self._stored_start(execution)
             if there is not None:
                 # Its start may be older than the log: a second one would be a fact, and hide how far it is.
-                _check_same(execution, there.definition, there.input, definition, payload)
+                _check_same(execution, decode_record(started_payload(there)), decode_record(payload))
                 return execution
         subject = self.subjects.started(shard, execution)
         try:
@@ -188,8 +182,22 @@ class Operations:
                 raise
         ack = await self._outbox.publish(subject, payload, WRITE_TIMEOUT_S)
         if ack.fate is Fate.TAKEN and execution_id is not None:
-            await self._compare(execution, subject, definition, payload)
+            await self._compare(execution, subject, payload)
         return execution
+
+    async def check_start(self, started: Started) -> None:
+        """Raises what `start` would raise of a start of that content, and starts nothing."""
+        await self._encoded_start(started)
+        await self._fills.check(self.subjects.facts_stream(shard_of(started.execution, self.installation.shards)))
+
+    async def _encoded_start(self, started: Started) -> bytes:
+        """The payload of a start whose input is admitted, with a reference in its place where it is large."""
+        await self.check_input(started.definition, started.input)
+
+        def encoded(value: Any) -> bytes:
+            return started_payload(started if value is started.input else replace(started, input=value))
+
+        return await fitting(encoded, started.input, self.artifacts, "the input")
 
     async def check_input(self, definition: str, input: Any) -> None:
         """Raises InvalidInput for an input that is not as the workflow's `input_schema` says; nothing is stored.
@@ -440,14 +448,13 @@ class Operations:
         checkpoint = await store.read(execution)
         return None if checkpoint is None else read_started(await store.snapshot_of(checkpoint))
 
-    async def _compare(self, execution: str, subject: str, definition: str, payload: bytes) -> None:
+    async def _compare(self, execution: str, subject: str, payload: bytes) -> None:
         shard = shard_of(execution, self.installation.shards)
         stored = await JetStreamApi(await self.session()).last_message(self.subjects.facts_stream(shard), subject)
         if stored is None:
             return
         there = decode(stored.data)
-        record = there if isinstance(there, dict) else {}
-        _check_same(execution, record.get("definition"), record.get("input"), definition, payload)
+        _check_same(execution, there if isinstance(there, dict) else {}, decode_record(payload))
 
     async def _check_exists(self, execution: str) -> None:
         if await self.started_of(execution) is None:
@@ -509,9 +516,16 @@ def check_id(execution: str) -> str:
     return execution
 
 
-def _check_same(execution: str, definition: Any, input: Any, own_definition: str, payload: bytes) -> None:
-    """Raises ExecutionExists where an execution that is there is of another definition, or has another input."""
-    if definition != own_definition:
-        raise ExecutionExists(execution, "definition")
-    if input != decode_record(payload)["input"]:
-        raise ExecutionExists(execution, "input")
+def _check_same(execution: str, there: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raises ExecutionExists where the start that is there has other content: for a fork also another origin."""
+    for field in ("definition", "input"):
+        if there.get(field) != own.get(field):
+            raise ExecutionExists(execution, field)
+    if _origin(there) != _origin(own):
+        raise ExecutionExists(execution, "origin")
+
+
+def _origin(started: dict[str, Any]) -> tuple[Any, Any]:
+    """Of a fork where it is from, and what it brings along."""
+    cause = started.get("cause")
+    return cause.get("fork") if isinstance(cause, dict) else None, started.get("seed") or {}

@@ -19,7 +19,7 @@ from infinity_matrix_coordinator.operations import Operations
 #: Runs of one execution id; the next is refused with ExecutionExists.
 RUNS_MAX = 1000
 #: Others may start the same run meanwhile with other content; so often the next one is tried.
-PLACES_MAX = 5
+PLACES_MAX = 20
 
 
 class IfExists(StrEnum):
@@ -42,11 +42,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a start goes; `is_settled` when there is nothing left to start."""
+    """Where a start goes; `is_settled` when there is nothing left to start. `to_end` is the run to be cancelled."""
 
     execution: str
     cause: dict[str, Any]
     is_settled: bool = False
+    to_end: str | None = None
 
 
 class Runs:
@@ -95,12 +96,19 @@ class Runs:
             place = await self._place(execution, if_exists)
             if place.is_settled:
                 return place.execution
+            if place.to_end is not None:
+                # Not before it is known that the new one can be started: else there would be neither.
+                new = Started(place.execution, 0.0, workflow, definition, input, place.cause, priority=priority)
+                await self._operations.check_start(new)
+                await Controls(self._operations).cancel(place.to_end, f"another run of {execution} was started")
             try:
                 return await self._operations.start(
                     workflow, definition, input, place.execution, place.cause, priority=priority
                 )
             except ExecutionExists:
-                if place.execution == execution or not place.cause or not tries_left:
+                # Somebody was quicker; then the question is asked again, unless the answer is known.
+                is_answered = if_exists is IfExists.RERUN_FAILED and not place.cause
+                if is_answered or not tries_left:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 
@@ -112,15 +120,14 @@ class Runs:
         if if_exists is IfExists.RETURN:
             return _Place(run.execution, {}, is_settled=True)
         actor = await self._operations.fold(run.execution)
-        if if_exists is IfExists.CANCEL:
-            if not actor.is_decided:
-                await Controls(self._operations).cancel(run.execution, f"another run of {run.base} was started")
-        elif actor.state not in (ExecutionState.FAILED, ExecutionState.CANCELLED):
+        if if_exists is IfExists.RERUN_FAILED and actor.state not in (ExecutionState.FAILED, ExecutionState.CANCELLED):
             return _Place(run.execution, {})
         if free > RUNS_MAX:
             raise ExecutionExists(run.base, f"input, {RUNS_MAX} times")
+        to_end = run.execution if if_exists is IfExists.CANCEL and not actor.is_decided else None
         # Found free, it goes to whoever is first; with the same content the others are answered with it.
-        return _Place(check_name("execution id", run_id(run.base, free)), {"rerun_of": run.base, "run": free})
+        id = check_name("execution id", run_id(run.base, free))
+        return _Place(id, {"rerun_of": run.base, "run": free}, to_end=to_end)
 
 
 def run_id(base: str, number: int) -> str:

@@ -3,6 +3,7 @@
 Clients do these themselves, by compare-and-set and with no coordinator alive; firing is the coordinators'.
 """
 
+import asyncio
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from infinity_matrix_actors.definition import WorkflowDefinition
-from infinity_matrix_actors.errors import InvalidDefinition, StorageUnavailable, UnknownSchedule, WorkflowPaused
+from infinity_matrix_actors.errors import (
+    InvalidDefinition,
+    InvalidInput,
+    StorageUnavailable,
+    UnknownSchedule,
+    WorkflowPaused,
+)
 from infinity_matrix_actors.names import check_name
 from infinity_matrix_actors.schedule import Overlap, Schedule, new_schedule, times_between
 from infinity_matrix_actors.schedule_state import (
@@ -25,16 +32,21 @@ from infinity_matrix_actors.schedule_state import (
     resumed,
     upcoming,
 )
+from infinity_matrix_actors.schema import problem_of
 from infinity_matrix_bus.codec import encode
 from infinity_matrix_bus.gathered_reads import GatheredReads
 from infinity_matrix_bus.schedules import INPUT_BYTES_MAX, ScheduleStore, StoredSchedule
 
 from infinity_matrix_coordinator.operations import Operations, new_execution_id
-from infinity_matrix_coordinator.schedule_ticks import execution_of, open_executions, write_tick
+from infinity_matrix_coordinator.schedule_ticks import execution_of, input_of, open_executions, write_tick
 
 #: Others may change the same schedule meanwhile; so often it is read and changed again.
 CHANGES_MAX = 20
 UPCOMING_DEFAULT = 5
+#: What was asked for and waits for nothing begins within milliseconds; so long whoever asked is kept waiting for it.
+TRIGGER_WAIT_S = 1.0
+TRIGGER_POLL_S = 0.02
+WAITING_FOR_NOTHING = (Overlap.ALLOW_ALL, Overlap.CANCEL_OTHER, Overlap.TERMINATE_OTHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +87,15 @@ class ScheduleOperations:
 
         A schedule that an earlier version had and this one has not is left as it is.
         """
+        schedules = [new_schedule(workflow=definition.name, **fields) for fields in definition.schedules]
+        store = await self._store()
+        for schedule in schedules:
+            # All of them first: a workflow is deployed with its schedules or not at all.
+            self._check_input(schedule, definition)
+            _state(schedule, await store.read(schedule.name), await store.now())
         digest = await self._operations.deploy(definition)
-        for fields in definition.schedules:
-            await self.create(new_schedule(workflow=definition.name, **fields))
+        for schedule in schedules:
+            await self.create(schedule)
         return digest
 
     async def create(self, schedule: Schedule, *, is_paused: bool = False, asked_s_ago: float = 0.0) -> ScheduleView:
@@ -85,28 +103,39 @@ class ScheduleOperations:
 
         What was counted stays, and so does a pause. `asked_s_ago` is how long it took to come here: a time that has
         come meanwhile was to come when it was asked for, and is due at once. Raises UnknownWorkflow, InvalidDefinition
-        for one that never comes due, InvalidInput, PayloadTooLarge, PayloadNotEncodable, StorageUnavailable.
+        for one that never comes due, or whose name another workflow's has, InvalidInput, PayloadTooLarge,
+        PayloadNotEncodable, StorageUnavailable.
         """
-        encode(schedule.input, f"the input of the schedule {schedule.name!r}", INPUT_BYTES_MAX)
-        definition = schedule.definition
-        if definition is None:
-            definition = (await self._operations.deployment_of(schedule.workflow)).definition
-        await self._operations.check_input(definition, schedule.input)
+        digest = schedule.definition
+        if digest is None:
+            digest = (await self._operations.deployment_of(schedule.workflow)).definition
+        self._check_input(schedule, (await self._operations.plan(digest)).definition)
         for _ in range(CHANGES_MAX):
             store = await self._store()
             stored, now = await store.read(schedule.name), await store.now() - asked_s_ago
+            state = _state(schedule, stored, now, is_paused=is_paused)
             if stored is None:
-                if await store.create(schedule, first_state(schedule, now, is_paused=is_paused)):
+                if await store.create(schedule, state):
                     break
-            elif stored.schedule == schedule:
+            elif (
+                stored.schedule == schedule
+                or await store.write(replace(stored, schedule=schedule, state=state)) is not None
+            ):
                 break
-            else:
-                state = replaced(stored.schedule, stored.state, schedule, now)
-                if await store.write(replace(stored, schedule=schedule, state=state)) is not None:
-                    break
         else:
             raise _contended(schedule.name)
         return await self.show(schedule.name)
+
+    @staticmethod
+    def _check_input(schedule: Schedule, definition: WorkflowDefinition) -> None:
+        """Raises InvalidInput for what its executions would be given and refuse, PayloadTooLarge."""
+        encode(schedule.input, f"the input of the schedule {schedule.name!r}", INPUT_BYTES_MAX)
+        if definition.input_schema is None:
+            return
+        tick = Tick(0.0, TickKind.SCHEDULED)
+        problem = problem_of(definition.input_schema, input_of(schedule, tick))
+        if problem is not None:
+            raise InvalidInput(definition.name, problem)
 
     async def show(self, name: str, count: int = UPCOMING_DEFAULT) -> ScheduleView:
         """A schedule with its next `count` due times; raises UnknownSchedule."""
@@ -131,13 +160,17 @@ class ScheduleOperations:
     async def trigger(self, name: str, overlap: Overlap | None = None, request: str | None = None) -> str | None:
         """Asks for an execution now, also of a schedule that is paused; the same `request` asks once.
 
-        Answers the execution's id, None for who may not read the installation's secret. Waits for one that is open
-        unless `overlap` says otherwise. Raises UnknownSchedule, UnknownWorkflow, WorkflowPaused, InvalidName.
+        Answers the execution's id, None for who may not read the installation's secret; once it is a fact, where a
+        coordinator is there and it waits for nothing. It waits for one that is open unless `overlap` says otherwise.
+        Raises UnknownSchedule, UnknownWorkflow, WorkflowPaused, InvalidName.
         """
         request = new_execution_id() if request is None else check_name("request", request)
         ticks: list[Tick] = []
+        has_others = False
 
         def change(stored: StoredSchedule, now: float) -> ScheduleState:
+            nonlocal has_others
+            has_others = bool(stored.state.running or stored.state.waiting)
             # To the millisecond, so that the time is the same once it has been text.
             ticks[:] = [Tick(round(now, 3), TickKind.TRIGGERED, request, overlap or Overlap.BUFFER_ALL)]
             known = [tick for tick in stored.state.waiting if tick.request == request]
@@ -146,7 +179,18 @@ class ScheduleOperations:
 
         await self._check_startable(name)
         await self._change(name, change)
-        return self._executions(name, ticks)[0]
+        execution = self._executions(name, ticks)[0]
+        if execution is not None and (not has_others or overlap in WAITING_FOR_NOTHING):
+            await self._until_started(execution)
+        return execution
+
+    async def _until_started(self, execution: str) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + TRIGGER_WAIT_S
+        while loop.time() < deadline:
+            if await self._operations.started_of(execution) is not None:
+                return
+            await asyncio.sleep(TRIGGER_POLL_S)
 
     async def backfill(
         self, name: str, begin: float, end: float, overlap: Overlap | None = None, request: str | None = None
@@ -261,6 +305,21 @@ def _view(stored: StoredSchedule, still_open: set[str], count: int) -> ScheduleV
         len(state.waiting),
         tuple(execution for execution in state.running if execution in still_open),
     )
+
+
+def _state(schedule: Schedule, stored: StoredSchedule | None, now: float, *, is_paused: bool = False) -> ScheduleState:
+    """Where a schedule stands once it is stored; raises InvalidDefinition where it cannot be."""
+    if stored is None:
+        return first_state(schedule, now, is_paused=is_paused)
+    if stored.schedule.workflow != schedule.workflow:
+        raise InvalidDefinition(
+            f"there is a schedule of that name already, of the workflow {stored.schedule.workflow!r}",
+            where=f"schedule {schedule.name!r}",
+            hint="choose another name, or delete that one first",
+        )
+    if stored.schedule == schedule:
+        return stored.state
+    return replaced(stored.schedule, stored.state, schedule, now)
 
 
 def _contended(name: str) -> StorageUnavailable:

@@ -42,6 +42,13 @@ def cause_of(schedule: str, tick: Tick) -> dict[str, Any]:
     return {"schedule": schedule, "due": rfc3339(tick.due_at), "by": str(tick.kind)}
 
 
+def input_of(schedule: Schedule, tick: Tick) -> Any:
+    """What the execution of a tick is given."""
+    if schedule.input is not None:
+        return schedule.input
+    return {"schedule": schedule.name, "due": rfc3339(tick.due_at)}
+
+
 async def write_tick(
     session: Session, subjects: Subjects, shards: int, schedule: Schedule, tick: Tick, definition: str, *, skips: bool
 ) -> Place:
@@ -52,11 +59,8 @@ async def write_tick(
     execution = execution_of(subjects, schedule.name, tick)
     shard = shard_of(execution, shards)
     subject = subjects.started(shard, execution)
-    input = schedule.input
-    if input is None:
-        input = {"schedule": schedule.name, "due": rfc3339(tick.due_at)}
-    cause = cause_of(schedule.name, tick)
-    fact = Started(execution, 0.0, schedule.workflow, definition, None if skips else input, cause, skipped=skips)
+    cause, input = cause_of(schedule.name, tick), None if skips else input_of(schedule, tick)
+    fact = Started(execution, 0.0, schedule.workflow, definition, input, cause, skipped=skips)
     if await _publish(session, subject, started_payload(fact)) is Fate.STORED:
         return Place(skips, is_new=True)
     stored = await JetStreamApi(session).last_message(subjects.facts_stream(shard), subject)

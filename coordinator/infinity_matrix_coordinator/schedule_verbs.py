@@ -6,7 +6,7 @@ from typing import Any
 from infinity_matrix_actors.schedule import Overlap, instant, new_schedule
 
 from infinity_matrix_coordinator.operations import Operations
-from infinity_matrix_coordinator.requests import BadRequest, Verb, flag, limit, optional_text, text
+from infinity_matrix_coordinator.requests import BadRequest, Verb, flag, limit, optional_text, reason, taking, text
 from infinity_matrix_coordinator.schedule_operations import UPCOMING_DEFAULT, ScheduleOperations
 
 #: What `schedule.create` takes beside the workflow and the name.
@@ -25,21 +25,18 @@ class ScheduleVerbs:
     def verbs(self) -> dict[str, Verb]:
         """Each takes the object of a request, and raises InfinityMatrixError for one it refuses."""
         return {
-            "schedule.create": self.create,
-            "schedule.list": self.list,
-            "schedule.show": self.show,
-            "schedule.pause": self.pause,
-            "schedule.resume": self.resume,
-            "schedule.trigger": self.trigger,
-            "schedule.backfill": self.backfill,
-            "schedule.delete": self.delete,
+            "schedule.create": taking(self.create, "name", "workflow", *CREATE_FIELDS),
+            "schedule.list": taking(self.list, "workflow", "limit"),
+            "schedule.show": taking(self.show, "name", "limit"),
+            "schedule.pause": taking(self.pause, "name", "reason"),
+            "schedule.resume": taking(self.resume, "name"),
+            "schedule.trigger": taking(self.trigger, "name", "overlap", "id"),
+            "schedule.backfill": taking(self.backfill, "name", "from", "to", "overlap", "id"),
+            "schedule.delete": taking(self.delete, "name"),
         }
 
     async def create(self, body: dict[str, Any]) -> Any:
         name, workflow = text(body, "name"), text(body, "workflow")
-        unknown = body.keys() - {"name", "workflow", *CREATE_FIELDS}
-        if unknown:
-            raise BadRequest(f"{', '.join(sorted(unknown))}: no field of a schedule")
         is_paused = flag(body, "paused")
         given = {key: body[key] for key in CREATE_FIELDS if key in body and key != "paused"}
         return asdict(await self._schedules.create(new_schedule(name, workflow, **given), is_paused=is_paused))
@@ -53,7 +50,7 @@ class ScheduleVerbs:
 
     async def pause(self, body: dict[str, Any]) -> Any:
         name = text(body, "name")
-        await self._schedules.pause(name, optional_text(body, "reason") or "")
+        await self._schedules.pause(name, reason(body))
         return {"name": name}
 
     async def resume(self, body: dict[str, Any]) -> Any:

@@ -10,11 +10,9 @@ from typing import Any
 
 import nats.micro
 from infinity_matrix_actors.document import define, parse_document
-from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge
+from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge, UnknownExecution
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import Undecodable, decode, encode
-from infinity_matrix_bus.gathered_reads import GatheredReads
-from infinity_matrix_bus.history import read_facts
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.session import RequestTimeout, Session
 from infinity_matrix_bus.subjects import Subjects, is_name, is_task_name, shard_of
@@ -26,8 +24,17 @@ from infinity_matrix_coordinator.agent_verbs import AgentVerbs
 from infinity_matrix_coordinator.begun_again import begun_again
 from infinity_matrix_coordinator.control_verbs import ControlVerbs
 from infinity_matrix_coordinator.dead_verbs import DeadVerbs
-from infinity_matrix_coordinator.operations import Operations
-from infinity_matrix_coordinator.requests import BadRequest, Verb, text
+from infinity_matrix_coordinator.operations import Operations, check_id
+from infinity_matrix_coordinator.requests import (
+    BadRequest,
+    Verb,
+    flag,
+    limit,
+    optional_number,
+    optional_texts,
+    taking,
+    text,
+)
 from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
 from infinity_matrix_coordinator.schedule_verbs import ScheduleVerbs
 from infinity_matrix_coordinator.views import status_of
@@ -37,6 +44,8 @@ SERVICE_VERSION = "1.0.0"
 #: Requests answered at once; more wait.
 REQUESTS_MAX = 256
 REPLY_TIMEOUT_S = 10.0
+#: Facts in an answer of `history`, unless the request says otherwise.
+HISTORY_LIMIT = 10_000
 log = get_logger("infinity_matrix.coordinator")
 
 
@@ -52,13 +61,14 @@ class ApiService:
         self._room = asyncio.Semaphore(REQUESTS_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._verbs: dict[str, Verb] = {
-            "ping": self._ping,
-            "coordinators": self._coordinators,
+            # Agents of another version may say more than this one knows, and their works wait for the answer.
             "attempt": self._attempt,
             "deploy": self._deploy,
-            "status": self._status,
-            "signal": self._signal,
-            "history": self._history,
+            "ping": taking(self._ping),
+            "coordinators": taking(self._coordinators),
+            "status": taking(self._status, "execution", "tasks", "results"),
+            "signal": taking(self._signal, "execution", "name", "data", "id"),
+            "history": taking(self._history, "execution", "after", "limit"),
             **AgentVerbs(operations).verbs(),
             **ControlVerbs(operations).verbs(),
             **DeadVerbs(operations).verbs(),
@@ -128,7 +138,7 @@ class ApiService:
                 data = encode(reply, "the answer")
             except PayloadTooLarge as error:
                 data = encode({"error": {"type": "PayloadTooLarge", "message": str(error)}})
-            if not self._session.is_lost:
+            if not self._session.is_lost and _may_be_answered(request._msg.reply, self._subjects.prefix):
                 self._session.publish(request._msg.reply, data)
 
     async def _ping(self, body: dict[str, Any]) -> Any:
@@ -161,7 +171,14 @@ class ApiService:
         }
 
     async def _status(self, body: dict[str, Any]) -> Any:
-        return asdict(status_of(await self._operations.fold(text(body, "execution"))))
+        status = asdict(status_of(await self._operations.fold(text(body, "execution"))))
+        tasks, has_results = optional_texts(body, "tasks"), flag(body, "results", True)
+        if tasks is not None:
+            status["tasks"] = {name: task for name, task in status["tasks"].items() if name in tasks}
+        if not has_results:
+            for task in status["tasks"].values():
+                task["result"] = None
+        return status
 
     async def _signal(self, body: dict[str, Any]) -> Any:
         execution = text(body, "execution")
@@ -172,7 +189,16 @@ class ApiService:
         return {"execution": execution}
 
     async def _history(self, body: dict[str, Any]) -> Any:
-        execution = text(body, "execution")
-        shards = self._operations.installation.shards
-        facts = await read_facts(GatheredReads(self._session), self._subjects, shards, execution)
-        return [{"sequence": sequence, "kind": type(fact).__name__.lower(), **asdict(fact)} for sequence, fact in facts]
+        execution, after = check_id(text(body, "execution")), optional_number(body, "after") or 0.0
+        most = limit(body, HISTORY_LIMIT)
+        facts = await self._operations.facts_of(execution)
+        if not facts and await self._operations.started_of(execution) is None:
+            raise UnknownExecution(execution)
+        later = [(sequence, fact) for sequence, fact in facts if sequence > after][:most]
+        return [{"sequence": sequence, "kind": type(fact).__name__.lower(), **asdict(fact)} for sequence, fact in later]
+
+
+def _may_be_answered(reply: str, prefix: str) -> bool:
+    """Whether an answer may go there. A request without a place for one is done all the same; and who may ask may not
+    have this process say something where it may not say it itself."""
+    return bool(reply) and not reply.startswith(("$", f"{prefix}."))

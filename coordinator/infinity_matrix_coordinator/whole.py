@@ -1,11 +1,13 @@
 """Results and statuses as a caller gets them: whole, with values in the place of references."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from infinity_matrix_actors.errors import ArtifactMissing
 from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.references import has_references, resolved
 
+from infinity_matrix_coordinator.approvals import Approval
 from infinity_matrix_coordinator.views import ExecutionResult, ExecutionStatus, TaskStatus
 
 
@@ -29,3 +31,8 @@ async def _whole_task(task: TaskStatus, store: ArtifactStore) -> TaskStatus:
     except ArtifactMissing:
         # Where a task stands is true without its result, too.
         return task
+
+
+async def whole_approvals(approvals: Sequence[Approval], artifacts: ArtifactStore) -> list[Approval]:
+    """Pending approvals with what is decided upon; raises as `whole_result`."""
+    return [replace(one, upstream=await resolved(one.upstream, artifacts)) for one in approvals]

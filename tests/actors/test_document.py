@@ -121,7 +121,20 @@ def test_the_defaults_of_the_document_are_those_of_the_definition() -> None:
         ({"config": {"a": b"x"}}, "tasks[0].config.a", "no JSON form", ""),
         ({"timeout": -1}, "tasks[0].timeout", "more than zero", "90s"),
         ({"timeout": "5 minutes"}, "tasks[0].timeout", "no duration", "90s"),
-        ({"timeout": "2d"}, "task 'load'", "above total_timeout", "raise total_timeout"),
+        ({"timeout": "2d", "total_timeout": "1d"}, "task 'load'", "above total_timeout", "raise total_timeout"),
+        ({"compensate_when": "attempted"}, "task 'load'", "nothing undoes it", "give it a compensation"),
+        (
+            {"compensation": {"id": "undo", "agent": "x", "compensates": "other"}},
+            "on_failure task 'undo'",
+            "compensates 'other'",
+            "it belongs to 'load'",
+        ),
+        (
+            {"compensate_when": "completed", "compensation": {"id": "u", "agent": "x", "compensate_when": "attempted"}},
+            "on_failure task 'u'",
+            "'completed' on the task 'load'",
+            "say it once",
+        ),
         ({"run_when": "all_complete"}, "tasks[0].run_when", "not one of", "did you mean 'all_completed'?"),
         ({"depends_on": "extract"}, "tasks[0].depends_on", "not a list", "[extract]"),
         ({"depends_on": ["a b"]}, "tasks[0].depends_on[0]", "not a valid name", ""),
@@ -316,3 +329,17 @@ def test_a_document_cannot_be_changed() -> None:
     assert isinstance(document, WorkflowDocument)
     with pytest.raises(ValueError, match="frozen"):
         document.name = "other"  # type: ignore[misc]
+
+
+def test_an_attempt_that_may_take_longer_than_a_day_makes_all_of_them_take_longer() -> None:
+    fields = {"wait_for": "go", "timeout": "3d"}
+    assert define(parse_document({"name": "w", "tasks": [{"id": "a", **fields}]})).tasks[0].total_timeout == 3 * 86_400
+    fields = {"agent": "x", "timeout": "1d", "queue_timeout": "12h"}
+    assert define(parse_document({"name": "w", "tasks": [{"id": "a", **fields}]})).tasks[0].total_timeout == 129_600
+
+
+def test_when_to_undo_may_be_said_on_the_task_that_another_of_on_failure_compensates() -> None:
+    tasks = [{"id": "a", "agent": "x", "compensate_when": "attempted"}]
+    undoing = [{"id": "undo-a", "agent": "x", "compensates": "a"}]
+    definition = define(parse_document({"name": "w", "tasks": tasks, "on_failure": undoing}))
+    assert definition.on_failure[0].compensate_when == "attempted"

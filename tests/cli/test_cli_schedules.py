@@ -69,7 +69,7 @@ def test_what_is_wrong_is_said_with_its_exit_code(system: CommandLine) -> None:
     create = ("schedule", "create", "x", "--workflow")
     for arguments, code, message in (
         ((*create, "pair", "--cron", "61 * * * *"), 2, "error: schedule 'x': '61 * * * *' is no cron expression"),
-        ((*create, "pair", "--cron", "0 0 31 2 *"), 2, "error: schedule 'x': it never comes due"),
+        ((*create, "pair", "--cron", "0 0 31 2 *"), 2, "error: schedule 'x': '0 0 31 2 *' never comes due"),
         ((*create, "pair"), 2, "error: schedule 'x': it needs one of cron and run_at"),
         ((*create, "pair", "--cron", "@daily", "--timezone", "Mars"), 2, "error: schedule 'x': there is no time zone"),
         ((*create, "pair", "--cron", "@daily", "--overlap", "no"), 2, "error: schedule 'x': 'no' is no overlap policy"),

@@ -102,9 +102,14 @@ async def test_the_first_decision_counts_and_a_later_one_is_refused(im: Client) 
     workflow = asking()
     execution = await workflow.start()
     await asked(im)
-    await asyncio.gather(im.approve(execution, "ok", by="ada"), im.reject(execution, "ok", by="bob"))
+    decisions = (im.approve(execution, "ok", by="ada"), im.reject(execution, "ok", by="bob"))
+    answers = await asyncio.gather(*decisions, return_exceptions=True)
     result = await workflow.wait(execution, timeout=10)
-    assert (result.status == "completed") == ((await im.get_status(execution)).tasks["ok"].error is None)
+    is_approved = result.status == "completed"
+    assert is_approved == ((await im.get_status(execution)).tasks["ok"].error is None)
+    # Who came second is told so.
+    assert answers[0 if is_approved else 1] is None
+    assert isinstance(answers[1 if is_approved else 0], WrongState)
     with pytest.raises(WrongState, match=r"task 'ok' is (completed|failed): it waits for no decision"):
         await im.approve(execution, "ok")
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import infinity_matrix
 import pytest
-from infinity_matrix import ExecutionExists, InvalidDefinition
+from infinity_matrix import ExecutionExists, InvalidDefinition, InvalidInput, PayloadNotEncodable
 from infinity_matrix.agents import Agent, Failure, Work
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Workflow
 from plain import ask, connected
 
 WORKFLOW = Workflow("sums", grace=0, tasks=[Task("only", "adder")])
-WAITING = Workflow("waits", grace=0, tasks=[Task("wait", wait_for="go")])
+WAIT = Task("wait", wait_for="go")
+WAITING = Workflow("waits", grace=0, tasks=[WAIT])
 
 
 @pytest.fixture
@@ -66,6 +67,32 @@ async def test_cancel_ends_what_is_open_and_starts_the_next_run(im: Client) -> N
     assert [await im.latest_run(id) for id in ("a", "a-r2", "a-r3")] == ["a-r3"] * 3
     # One that has ended has nothing to be cancelled.
     assert await WAITING.start(2, "a", if_exists="cancel") == "a-r4"
+
+
+@pytest.mark.parametrize(
+    ("workflow", "input", "id", "error"),
+    [
+        (Workflow("waits", grace=0, tasks=[WAIT], input_schema={"type": "integer"}), "x", "a", InvalidInput),
+        (WAITING, 1, "a" * 62, InvalidDefinition),
+        (WAITING, object(), "a", PayloadNotEncodable),
+    ],
+)
+async def test_what_runs_is_not_cancelled_for_a_start_that_is_refused(
+    im: Client, workflow: Workflow, input: Any, id: str, error: type[Exception]
+) -> None:
+    await WAITING.start(1, id)
+    with pytest.raises(error):
+        await workflow.start(input, id, if_exists="cancel")
+    await im.signal(id, "go", "done")
+    assert (await im.wait(id, timeout=10)).status == "completed"
+
+
+@pytest.mark.parametrize("policy", ["return", "cancel"])
+async def test_whoever_is_second_on_a_fresh_id_is_answered_as_the_policy_says(im: Client, policy: str) -> None:
+    for number in range(5):
+        starts = (WAITING.start(input, f"id-{number}", if_exists=policy) for input in range(6))
+        runs = await asyncio.gather(*starts)
+        assert len(set(runs)) == (1 if policy == "return" else 6), runs
 
 
 async def test_what_failed_may_be_run_again_and_what_did_not_may_not(im: Client) -> None:

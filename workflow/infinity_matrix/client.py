@@ -31,7 +31,7 @@ from infinity_matrix_coordinator.dead_operations import DeadLetter, DeadOperatio
 from infinity_matrix_coordinator.forks import Forks
 from infinity_matrix_coordinator.lineage import Lineage, lineage_of
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection
-from infinity_matrix_coordinator.operations import Operations, new_execution_id
+from infinity_matrix_coordinator.operations import Operations, check_id, new_execution_id
 from infinity_matrix_coordinator.patience import patiently
 from infinity_matrix_coordinator.purges import Purges
 from infinity_matrix_coordinator.runs import IfExists, Runs
@@ -47,7 +47,7 @@ from infinity_matrix_coordinator.views import (
     result_of,
     status_of,
 )
-from infinity_matrix_coordinator.whole import whole_result, whole_status
+from infinity_matrix_coordinator.whole import whole_approvals, whole_result, whole_status
 
 from infinity_matrix.logs import LogLine, read_line
 
@@ -264,7 +264,8 @@ class Client:
     async def get_logs(self, execution_id: str, task_id: str | None = None) -> Sequence[LogLine]:
         """The log lines of an execution's agents, oldest first."""
         subjects = self.operations.subjects
-        pattern = subjects.logs("*", execution_id, task_id) if task_id else subjects.logs_of(execution_id)
+        id = check_id(execution_id)
+        pattern = subjects.logs("*", id, check_id(task_id)) if task_id else subjects.logs_of(id)
 
         async def read() -> Sequence[Entry]:
             return await read_all(await self.operations.session(), subjects.logs_stream, (pattern,))
@@ -405,7 +406,9 @@ class Client:
 
     async def approvals(self, workflow: str | None = None) -> Sequence[Approval]:
         """What waits for a decision now, the longest first; at most 1,000."""
-        return await patiently(lambda: Approvals(self.operations).pending(workflow))
+
+        found = await patiently(lambda: Approvals(self.operations).pending(workflow))
+        return await patiently(lambda: whole_approvals(found, self.operations.artifacts))
 
     async def approve(
         self, execution_id: str, task_id: str | None = None, *, by: str = "", comment: str = "", data: Any = None

@@ -111,7 +111,7 @@ class Workflow:
         for trigger in triggers:
             self.add_trigger(trigger)
         #: What runs when an execution fails or is cancelled: compensations, then the others in this order.
-        self.on_failure: list[Task] = list(on_failure)
+        self.on_failure: list[Task] = list(on_failure or ())
         #: What to do when an execution fails: an action, several, or a function of the error that answers with them.
         self.on_error: Policy = on_error
         #: The same for a task that has spent its retries; a function is given the task and the error.
@@ -191,11 +191,17 @@ class Workflow:
 
     def definition(self) -> WorkflowDefinition:
         """The definition as it is stored; raises InvalidDefinition, naming what is wrong and where."""
-        on_failure = [task.document for task in self.on_failure]
+        on_failure = [self._undoing(task) for task in self.on_failure or ()]
         parts = {"tasks": self._tasks, "triggers": self._triggers, "on_failure": on_failure}
         parts["on_error"] = policy_documents(self.on_error, "on_error")
         parts["on_task_failure"] = policy_documents(self.on_task_failure, "on_task_failure")
         return define(self._document.model_copy(update=parts))
+
+    def _undoing(self, task: object) -> TaskDocument:
+        if not isinstance(task, Task):
+            hint = "Task(id=..., agent=...)"
+            raise InvalidDefinition(f"{task!r:.100} is no Task", where=f"workflow {self.name!r}, on_failure", hint=hint)
+        return task.document
 
     def validate(self) -> "Workflow":
         """Checks everything that can be checked without running; raises InvalidDefinition."""

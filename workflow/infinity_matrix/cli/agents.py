@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infinity_matrix.cli import output
-from infinity_matrix.cli.command import Settings, command, connected, find_target, opened
+from infinity_matrix.cli.command import Settings, command, connected, duration, find_target, opened
 from infinity_matrix.cli.failure import UsageProblem
 from infinity_matrix.cli.groups import LISTING, ListingGroup
 from infinity_matrix.cli.source import load_agents
@@ -66,7 +66,7 @@ async def agents(settings: Settings) -> None:
 async def pause(
     settings: Settings,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The agent's name.")],
-    duration: Annotated[
+    how_long: Annotated[
         str | None,
         typer.Option("--for", metavar="DURATION", help="How long, e.g. 90s or 1h; until resumed if not given."),
     ] = None,
@@ -79,7 +79,7 @@ async def pause(
     from infinity_matrix_bus.codec import rfc3339
     from infinity_matrix_coordinator.agent_pauses import pause_agent
 
-    for_s = None if duration is None else parse_duration(duration, "--for")
+    for_s = None if how_long is None else parse_duration(duration(how_long), "--for")
     async with connected(settings) as client:
         until = await pause_agent(await client.operations.session(), client.operations.subjects, name, for_s)
     if settings.as_json:

@@ -113,6 +113,16 @@ def _outcome(function: Function, settings: Settings, arguments: dict[str, Any]) 
         return report(error, as_json=settings.as_json)
 
 
+def duration(text: str | None) -> float | str | None:
+    """A duration as it was typed: seconds where it is only a number, else the text, for who takes it to check."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def run_in_loop(work: Coroutine[Any, Any, Any]) -> Any:
     """Runs in an event loop of uvloop where that is installed."""
     from infinity_matrix_bus.own_process import run_in_own_process

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinity_matrix.cli import output
-from infinity_matrix.cli.command import Settings, command, connected
+from infinity_matrix.cli.command import Settings, command, connected, duration
 from infinity_matrix.cli.failure import UsageProblem, report
 from infinity_matrix.cli.source import read_json
 
@@ -129,9 +129,9 @@ async def _control(
             name,
             workflow=workflow,
             state=state,
-            older_than=older_than,
+            older_than=duration(older_than),
             reason=reason,
-            grace=grace,
+            grace=duration(grace),
             dry_run=dry_run,
         )
     _show(settings, name, asked, dry_run=dry_run)
@@ -148,7 +148,7 @@ async def _one_by_one(
     for id in ids:
         try:
             if name == "cancel":
-                await client.cancel(id, reason, grace)
+                await client.cancel(id, reason, duration(grace))
             else:
                 await getattr(client, name)(id, reason)
         except InfinityMatrixError as error:

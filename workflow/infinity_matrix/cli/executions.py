@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinity_matrix.cli import output
-from infinity_matrix.cli.command import Settings, command, connected
+from infinity_matrix.cli.command import Settings, command, connected, duration
 from infinity_matrix.cli.failure import WORKFLOW_FAILED, UsageProblem
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ async def ls(
         found = await client.list(
             workflow,
             state,
-            started_before=None if older_than is None else now - parse_duration(older_than, "--older-than"),
-            started_after=None if newer_than is None else now - parse_duration(newer_than, "--newer-than"),
+            started_before=None if older_than is None else now - parse_duration(duration(older_than), "--older-than"),
+            started_after=None if newer_than is None else now - parse_duration(duration(newer_than), "--newer-than"),
             needs_attention=needs_attention,
         )
     shown = found[:limit]

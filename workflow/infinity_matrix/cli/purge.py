@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infinity_matrix.cli import output
-from infinity_matrix.cli.command import Settings, command, connected
+from infinity_matrix.cli.command import Settings, command, connected, duration
 from infinity_matrix.cli.failure import UsageProblem
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def purge(
 
         async def found(*, dry_run: bool) -> "Sequence[Asked]":
             return await client.purge(
-                ids or None, workflow=workflow, state=state, older_than=older_than, dry_run=dry_run
+                ids or None, workflow=workflow, state=state, older_than=duration(older_than), dry_run=dry_run
             )
 
         if not dry_run and not is_agreed:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infinity_matrix.cli import output
-from infinity_matrix.cli.command import Settings, command, connected
+from infinity_matrix.cli.command import Settings, command, connected, duration
 from infinity_matrix.cli.failure import UsageProblem
 from infinity_matrix.cli.source import read_json
 
@@ -54,7 +54,7 @@ async def create(
     from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
 
     given: dict[str, Any] = {"cron": cron, "run_at": at, "overlap": overlap, "start": start, "end": end, "limit": limit}
-    given |= {"catch_up": _duration(catch_up), "jitter": _duration(jitter), "input": read_json(input, "--input")}
+    given |= {"catch_up": duration(catch_up), "jitter": duration(jitter), "input": read_json(input, "--input")}
     chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     schedule = new_schedule(name, workflow, timezone=timezone, **chosen)
     async with connected(settings) as client:
@@ -185,16 +185,6 @@ def _done(settings: Settings, name: str, what: str) -> None:
         output.write_json({"schedule": name, "state": what})
     else:
         output.write_line(f"{what} {name}")
-
-
-def _duration(text: str | None) -> Any:
-    """Seconds where it is only a number; else the text, for the schedule to check."""
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _policy(text: str | None) -> "Overlap | None":
