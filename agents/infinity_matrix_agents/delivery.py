@@ -1,7 +1,6 @@
 """A delivery: one work message in an agent's hands, and what is known of it."""
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +83,7 @@ class Delivery:
     def attempt_key(self) -> tuple[str, str, int]:
         return self.record["execution"], self.record["task"], self.record["attempt"]
 
-    def is_doubtful(self, trusted_from: float) -> bool:
+    def is_doubtful(self, trusted_from: float, now: float) -> bool:
         """Whether it may have been done already, so that the log must be asked before it is run.
 
         Work stored before `trusted_from` may come for the first time by its count and yet be done: a server that was
@@ -98,7 +97,7 @@ class Delivery:
             or self.record.get("repair") is True
             or ready_at is None
             or self.stored_at - ready_at > FRESH_S
-            or (deadline is not None and time.time() > deadline)
+            or (deadline is not None and now > deadline)
         )
 
     def concerns(self, execution: str, task: str | None, attempt: int) -> bool:

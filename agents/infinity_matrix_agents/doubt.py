@@ -84,7 +84,7 @@ class Doubt:
         """Whether the log must be asked before this is run, which it may then be at once."""
         # It may have been read before this process stood still, and nothing else may have run since.
         self.tick()
-        return delivery.is_doubtful(self._trusted_from)
+        return delivery.is_doubtful(self._trusted_from, self._time.now())
 
     async def ask(self, delivery: Delivery, is_wanted: Callable[[], bool]) -> Answer | None:
         """Asks whether the attempt has its outcome in the log, until there is an answer; None when no longer wanted.

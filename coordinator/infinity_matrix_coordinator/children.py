@@ -13,8 +13,9 @@ from infinity_matrix_actors.errors import InfinityMatrixError, PayloadNotEncodab
 from infinity_matrix_actors.fact import CommandKind, ErrorType, Started, TaskError
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.state import ExecutionState
+from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.artifacts import ArtifactStore
-from infinity_matrix_bus.codec import encode
+from infinity_matrix_bus.codec import encode, parse_server_time, rfc3339
 from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.facts import command_payload, failed_payload, started_payload
 from infinity_matrix_bus.gathered_reads import GatheredReads
@@ -24,6 +25,7 @@ from infinity_matrix_bus.publisher import Ack, Fate, Outbox
 from infinity_matrix_bus.session import Session, SessionLost
 from infinity_matrix_bus.subjects import Subjects, shard_of
 
+from infinity_matrix_coordinator.checkpoint_store import CheckpointStore
 from infinity_matrix_coordinator.contents import with_content
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.offload import fitting
@@ -48,9 +50,9 @@ class Children:
         self._store = DefinitionStore(session, subjects)
         self._artifacts = artifacts
 
-    def id_of(self, execution: str, task: str, attempt: int) -> str:
-        """The execution that is this attempt."""
-        return self._subjects.derived_id("child", execution, task, str(attempt))
+    def id_of(self, execution: str, begun: str, task: str, attempt: int) -> str:
+        """The execution that is this attempt. `begun` is when its parent started: an id may be free again one day."""
+        return self._subjects.derived_id("child", execution, begun, task, str(attempt))
 
     async def start(self, execution: ExecutionActor, task: str, attempt: int) -> None:
         """Starts the child of an open attempt; when the session is lost meanwhile the next owner does."""
@@ -69,8 +71,10 @@ class Children:
                 message = f"no workflow {workflow!r} is deployed"
                 self._fail(execution, task, attempt, TaskError(ErrorType.UNKNOWN_WORKFLOW, message, retryable=False))
             return
-        child = self.id_of(execution.id, task, attempt)
-        cause = {"parent": {"execution": execution.id, "task": task, "attempt": attempt}, "depth": depth}
+        begun = rfc3339(execution.started.at)
+        child = self.id_of(execution.id, begun, task, attempt)
+        parent = {"execution": execution.id, "begun": begun, "task": task, "attempt": attempt}
+        cause = {"parent": parent, "depth": depth}
 
         def encoded(value: Any) -> bytes:
             return started_payload(
@@ -118,7 +122,7 @@ class Children:
 
     def cancel(self, execution: ExecutionActor, task: str, attempt: int, reason: str) -> None:
         """Cancels the child of an attempt, also one that has not started yet."""
-        child = self.id_of(execution.id, task, attempt)
+        child = self.id_of(execution.id, rfc3339(execution.started.at), task, attempt)
         subject = self._subjects.command(shard_of(child, self._shards), child, str(CommandKind.CANCEL), "parent")
         self._outbox.post(subject, command_payload(CommandKind.CANCEL, f"its parent ended: {reason}"), _ignore)
 
@@ -128,24 +132,56 @@ class Children:
         if parent is None:
             then()
             return
-        above, task, attempt = parent
+        above, begun, task, attempt = parent
+        stands = await self._stands(above, begun)
+        if stands is None:
+            return
+        if not stands:
+            # A backup may hold a child and not its parent, each being in a log of its own; and what was purged may be
+            # started anew. In the place of its outcome nothing must stand then.
+            log.warning("parent_is_gone", execution=execution.id, parent=above)
+            then()
+            return
         subject = self._subjects.outcome(shard_of(above, self._shards), above, CHILD_AGENT, task, attempt)
         payload = await self._outcome_payload(execution)
         if payload is not None:
             self._outbox.post(subject, payload, lambda ack: then())
 
-    def _parent_of(self, execution: ExecutionActor) -> tuple[str, str, int] | None:
+    async def _stands(self, execution: str, begun: str) -> bool | None:
+        """Whether a parent that was started then is there; None when the session is lost meanwhile."""
+        shard = shard_of(execution, self._shards)
+        while not self._session.is_lost:
+            try:
+                started = self._subjects.started(shard, execution)
+                stored = await JetStreamApi(self._session).last_message(self._subjects.facts_stream(shard), started)
+                if stored is not None:
+                    return rfc3339(parse_server_time(stored.at)) == begun
+                # Open for longer than the log keeps facts.
+                store = CheckpointStore(self._session, self._subjects, shard, self._artifacts)
+                checkpoint = await store.read(execution)
+                return checkpoint is not None and rfc3339(checkpoint.started_at) == begun
+            except SessionLost:
+                return None
+            except InfinityMatrixError as error:
+                log.info("parent_not_read", execution=execution, reason=str(error))
+                await asyncio.sleep(RETRY_DELAY_S)
+        return None
+
+    def _parent_of(self, execution: ExecutionActor) -> tuple[str, str, str, int] | None:
         """The attempt an execution is; None when it is nobody's child, or only says so."""
         parent = execution.started.cause.get("parent")
         if not isinstance(parent, dict):
             return None
-        above, task, attempt = parent.get("execution"), parent.get("task"), parent.get("attempt")
-        if not isinstance(above, str) or not isinstance(task, str) or not isinstance(attempt, int):
+        above, begun = parent.get("execution"), parent.get("begun")
+        task, attempt = parent.get("task"), parent.get("attempt")
+        if not isinstance(above, str) or not isinstance(begun, str):
             return None
-        if self.id_of(above, task, attempt) != execution.id:
+        if not isinstance(task, str) or not isinstance(attempt, int):
+            return None
+        if self.id_of(above, begun, task, attempt) != execution.id:
             log.warning("no_child_of_its_parent", execution=execution.id, parent=above)
             return None
-        return above, task, attempt
+        return above, begun, task, attempt
 
     async def _outcome_payload(self, execution: ExecutionActor) -> bytes | None:
         """What its parent is told of an execution that is decided; None when the session is lost meanwhile."""

@@ -90,6 +90,9 @@ class Mailbox:
         actor = self.executions.get(fact.execution)
         if actor is not None:
             return self.receive(actor, fact, sequence) if sequence > actor.folded else []
+        if isinstance(fact, Started):
+            # The log takes one start for an id: what this owner knew of it was purged since, or is too old.
+            self._finished.pop(fact.execution, None)
         if self._is_of_reopened(fact, sequence):
             return []
         if fact.execution in self._finished or fact.execution in self.quarantined:

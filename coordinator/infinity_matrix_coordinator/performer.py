@@ -57,6 +57,8 @@ FRESH_S = 30.0
 CLOSINGS_MAX = 64
 ACK_TIMEOUT_S = 5.0
 RETRY_DELAY_S = 0.5
+#: Work that the server took for a duplicate is looked for this much later.
+DUPLICATE_LOOK_S = 2.0
 #: While a stream has no leader thousands of works are refused, each again and again: one of them is told in this time.
 REFUSAL_TOLD_S = 5.0
 TimerKey = tuple[str, str | None]  #: execution, task (None: the execution's own)
@@ -214,7 +216,10 @@ class Performer:
             self.backlog.stored(agent, key, ack.sequence)
             if ack.fate is Fate.DUPLICATE and is_repair and not self.session.is_lost:
                 self._publish_work(execution, task, attempt, is_repair=True, with_id=False)
-            # A duplicate of a plain publish is the other owner's copy. What is unknown or refused becomes a repair.
+            elif ack.fate is Fate.DUPLICATE and not self.session.is_lost:
+                # The other owner's copy; or of an id that was there before, and whose works the server remembers.
+                asyncio.get_running_loop().call_later(DUPLICATE_LOOK_S, self.repair, key)
+            # What is unknown or refused becomes a repair.
             elif ack.fate is Fate.UNKNOWN or ack.fate is Fate.REFUSED:
                 if not self.session.is_lost:
                     asyncio.get_running_loop().call_later(RETRY_DELAY_S, self.repair, key)

@@ -502,6 +502,11 @@ class Shard:
         text = info.get("ts")
         if isinstance(text, str):
             self.clock.learn(parse_server_time(text))
+            if self._timer is not None:
+                # It was set by the time as it was known before.
+                self._timer.cancel()
+                self._timer = None
+                self._set_timer()
 
     def _set_timer(self) -> None:
         at = self.performer.timers.next_at()

@@ -120,9 +120,17 @@ class Sweep:
                 self._repairs.add(attempt)
 
     async def _has_finished(self, ticket: Ticket) -> bool:
+        """Whether who has a slot has ended, or is not there: a backup may hold its key and not the execution."""
         shard = shard_of(ticket.execution, self._shards)
-        subject = self._subjects.finished(shard, ticket.execution, ticket.n)
-        return await self._api.last_message(self._subjects.facts_stream(shard), subject) is not None
+        stream = self._subjects.facts_stream(shard)
+        ended = self._subjects.finished(shard, ticket.execution, ticket.n)
+        if await self._api.last_message(stream, ended) is not None:
+            return True
+        if await self._api.last_message(stream, self._subjects.started(shard, ticket.execution)) is not None:
+            return False
+        # Open for longer than the log keeps facts, perhaps.
+        record = self._subjects.checkpoint(shard, ticket.execution)
+        return await self._api.last_message(self._subjects.bucket_stream("checkpoints"), record) is None
 
     async def _begun_again(self, attempt: Attempt) -> int | None:
         execution = self._shard.mailbox.executions.get(attempt[0])

@@ -24,8 +24,8 @@ def test_a_repair_is_asked_about_however_fresh_it_is() -> None:
     # Its owner read the head before: an outcome that landed since then is not known to it.
     plain, repair = delivered_now(1), delivered_now(2)
     repair.record["repair"] = True
-    assert not plain.is_doubtful(0.0)
-    assert repair.is_doubtful(0.0)
+    assert not plain.is_doubtful(0.0, time.time())
+    assert repair.is_doubtful(0.0, time.time())
 
 
 async def test_work_that_came_while_the_process_stood_still_is_asked_about_though_its_lease_is_not_over() -> None:

@@ -56,17 +56,24 @@ def test_an_actor_is_gone_once_its_end_is_a_fact_and_late_facts_are_dropped() ->
     assert "e1" in mailbox.executions
     assert mailbox.deliver(finished("e1"), 4) == []
     assert not mailbox.executions
-    for late in (started("e1"), ok("e1", "b"), cancel("e1"), finished("e1")):
+    for late in (ok("e1", "b"), cancel("e1"), finished("e1")):
         assert mailbox.deliver(late, 5) == []
-    assert (mailbox.dropped, mailbox.executions, mailbox.parked) == (4, {}, {})
+    assert (mailbox.dropped, mailbox.executions, mailbox.parked) == (3, {}, {})
     assert mailbox.position(HEAD) == HEAD
 
 
 def test_an_end_alone_is_remembered() -> None:
     mailbox = filled(finished("e1"))
-    assert mailbox.deliver(started("e1"), 2) == []
+    assert mailbox.deliver(ok("e1", "a"), 2) == []
     assert not mailbox.executions
     assert not mailbox.parked
+
+
+def test_an_id_that_is_free_again_begins_anew() -> None:
+    # The log takes one start of an id: a second one says that the first is in it no more.
+    mailbox = filled(started("e1"), ok("e1", "a"), finished("e1"))
+    assert works(mailbox.deliver(started("e1"), 40)) == ["a"]
+    assert mailbox.position(HEAD) == 40
 
 
 # Parked.

@@ -331,7 +331,7 @@ def test_who_holds_the_workflow_is_asked_when_the_retries_are_spent() -> None:
         ('{"action":"retry","max_attempts":"many"}', ["finished failed"], "a failed"),
         ('{"action":"retry","delay":"5s"}', [], "a retrying"),
         ('{"action":"retry","delay":"soon"}', ["finished failed"], "a failed"),
-        ('[{"action":"notify"},{"action":"skip"}]', ["work im-call~2.1"], "a skipped"),
+        ('[{"action":"notify","recipients":["a@example.com"]},{"action":"skip"}]', ["work im-call~2.1"], "a skipped"),
     ],
 )
 def test_every_answer_has_its_consequence(answer: str, follows: list[str], states: str) -> None:

@@ -24,7 +24,7 @@ KINDS = (
     ),
     *("work purged", "work stream lost", "status stream lost", "work stream full", "log full", "garbage in the log"),
     *("agent that never asks", "acked too early", "agent dies of its work", "two owners at once", "clock off"),
-    *("started twice", "cancel"),
+    *("started twice", "cancel", "clock set"),
 )
 #: The longest of the faults of a run whose log forgets early, in seconds.
 BRIEF_S = 7.0
@@ -82,6 +82,11 @@ class Disorder:
             kind = self._random.choice(chosen)
             at_s = self._random.uniform(from_s, to_s)
             self._world.loop.post(self._world.server_process, at_s, self._strike, kind)
+        # Drawn apart: what strikes the older seeds stays as it was.
+        clocks = Random(f"clocks/{self._world.seed}")
+        for _ in range(clocks.choice((0, 0, 0, 2))):
+            step_s = clocks.choice((-86_400.0, -30.0, 30.0, 86_400.0))
+            self._world.loop.post(self._world.server_process, clocks.uniform(from_s, to_s), self._set_clock, step_s)
 
     def _strike(self, kind: str) -> None:
         self._kinds[kind][1]()
@@ -118,6 +123,12 @@ class Disorder:
                 self._world.loop.stop_process(process, for_s)
 
         self._soon(process, stop)
+
+    def _set_clock(self, step_s: float) -> None:
+        """As somebody may set the clock of a machine, or a time server does: all its processes see it at once."""
+        for process in (*self._coordinators(), *self._agents()):
+            self._count("clock set")
+            process.skew_s += step_s
 
     def _soon(self, process: Process, fault: Callable[[], None]) -> None:
         """After some callbacks of the process: at an await in the middle of its work."""

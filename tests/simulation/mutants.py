@@ -24,12 +24,12 @@ from infinity_matrix_actors.effect import CloseAttempt, PublishDue, PublishFinis
 
 
 def agents_never_ask() -> None:
-    delivery.Delivery.is_doubtful = lambda self, trusted_from: False  # type: ignore[method-assign]
+    delivery.Delivery.is_doubtful = lambda self, trusted_from, now: False  # type: ignore[method-assign]
 
 
 def agents_trust_the_delivery_count() -> None:
     """Rule 6 without `repair`, without the age of the work and without the agent's own doubts."""
-    delivery.Delivery.is_doubtful = lambda self, trusted_from: self.deliveries > 1  # type: ignore[method-assign]
+    delivery.Delivery.is_doubtful = lambda self, trusted_from, now: self.deliveries > 1  # type: ignore[method-assign]
 
 
 def a_full_stream_counts_as_already_there() -> None:

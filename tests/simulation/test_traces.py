@@ -357,6 +357,26 @@ def test_16_a_clock_that_is_an_hour_off_fires_no_timer_early_or_late(skew_s: flo
         assert 5.0 <= outcome.at - trace.began_s("b")[0] < 7.0
 
 
+@pytest.mark.parametrize("step_s", (-86_400.0, 86_400.0))
+def test_16_a_clock_that_is_set_meanwhile_fires_no_timer_early_or_late(step_s: float) -> None:
+    with traced({("a", 1): [("hangs", 0.0)], ("b", 1): [("ok", 0.1)]}) as trace:
+        processes = trace.coordinator(), trace.agent()
+        # The timer of the sleep fires soon after, and then all are looked at.
+        definition = trace.deploy(task("a", timeout=60.0), TaskDefinition("s", "", sleep=12.0), task("b", "s"))
+        trace.start(definition)
+        trace.run(10.0)
+        for process in processes:
+            process.skew_s += step_s
+        trace.run(5.0)
+        assert trace.outcome("b") is not None
+        trace.run(40.0)
+        assert trace.outcome("a") is None
+        assert trace.ended(within_s=20.0).state == "failed"
+        outcome = trace.outcome("a")
+        assert outcome is not None and outcome.closed
+        assert 60.0 <= outcome.at - trace.began_s("a")[0] < 62.0
+
+
 @pytest.mark.parametrize("for_s", (5.0, 50.0, 200.0))
 def test_17_an_owner_that_was_stopped_between_fold_and_publish_starts_nothing_again(for_s: float) -> None:
     with traced() as trace:

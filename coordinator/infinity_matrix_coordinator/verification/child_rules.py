@@ -13,6 +13,7 @@ from infinity_matrix_actors.errors import ConditionError
 from infinity_matrix_actors.fact import Command, CommandKind, ErrorType, Finished, Outcome, Started, Taken
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.artifacts import is_reference
+from infinity_matrix_bus.codec import rfc3339
 from infinity_matrix_bus.references import has_references
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
@@ -43,6 +44,8 @@ class Kin:
     started: Started
     #: The attempt it is; None for who is nobody's child.
     place: Place | None
+    #: When its parent had started, as it says itself.
+    begun: str | None = None
     end: Finished | None = None
     is_reopened: bool = False
     cancelled_by_parent: Command | None = None
@@ -76,16 +79,17 @@ def check_children(kin: Mapping[str, Kin], read_at: float, *, is_whole: bool) ->
 
     `is_whole`: no execution was taken out of the log, as too old or to make room.
     """
-    seen: dict[Place, str] = {}
+    seen: dict[tuple[Place, str | None], str] = {}
     for execution in sorted(kin):
         child = kin[execution]
         if child.place is None:
             continue
-        other = seen.setdefault(child.place, execution)
+        other = seen.setdefault((child.place, child.begun), execution)
         if other != execution:
             yield _violation(execution, f"{_words(child.place)} is {other}, too")
         parent = kin.get(child.place[0])
-        if parent is not None:
+        # One of an id that is free again has nothing to do with the children of who had it before.
+        if parent is not None and child.begun in (None, rfc3339(parent.started.at)):
             yield from _check_start(execution, child, parent)
             yield from _check_end(execution, child, parent, read_at)
             yield from _check_close(execution, child, parent, read_at)
@@ -171,7 +175,9 @@ def _kin(history: History, started: Started, facts: list[Entry]) -> Kin:
     if definition is not None:
         tasks = (*definition.tasks, *definition.on_failure)
         policies = {task.id: (task.child.workflow, task.child.close) for task in tasks if task.child is not None}
-    kin = Kin(started, _place(started), policies=policies)
+    place, parent = _place(started), started.cause.get("parent")
+    begun = parent.get("begun") if place is not None and isinstance(parent, dict) else None
+    kin = Kin(started, place, begun if isinstance(begun, str) else None, policies=policies)
     for _, fact in facts:
         match fact:
             case Taken() if fact.agent == CHILD_AGENT:
