@@ -76,7 +76,7 @@ async def install(session: Session, prefix: str = "im", shards: int = SHARDS_DEF
             budget = await _agree(session, store, "budget", budget)
         if await _stored(session, store._name, "installed") is not None:
             await _check_logs(JetStreamApi(session), subjects, shards)
-        await make_streams(JetStreamApi(session), stream_configs(subjects, shards, replicas, int(budget)))
+        await make_streams(JetStreamApi(session), stream_configs(subjects, shards, replicas, int(budget)), subjects)
         await _agree(session, store, "installed", INSTALLATION_VERSION)
     except NatsError as error:
         raise StorageUnavailable(f"the installation could not be made: {error}") from error
@@ -116,7 +116,7 @@ async def mend_derived_streams(session: Session, installation: Installation) -> 
         raise NotInstalled(session.endpoint.shown_url, installation.prefix)
     configs = stream_configs(subjects, installation.shards, _replicas(session), int(budget))
     logs = {subjects.facts_stream(shard) for shard in range(installation.shards)}
-    await make_streams(api, [config for config in configs if config["name"] not in logs])
+    await make_streams(api, [config for config in configs if config["name"] not in logs], subjects)
 
 
 def _replicas(session: Session) -> int:

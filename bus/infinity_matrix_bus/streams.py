@@ -5,6 +5,7 @@ The log and everything precious is R3 in a cluster and R1 embedded. Derived stre
 """
 
 import asyncio
+import time
 from typing import Any
 
 from infinity_matrix_actors.definition import host_agent
@@ -134,9 +135,13 @@ def _artifacts(subjects: Subjects, base: dict[str, Any], max_bytes: int) -> dict
     }
 
 
-async def make_streams(api: JetStreamApi, configs: list[dict[str, Any]]) -> None:
+async def make_streams(api: JetStreamApi, configs: list[dict[str, Any]], subjects: Subjects) -> None:
     """Makes the streams that are not there; one that is there is left as its operator set it."""
     for config in configs:
+        if config["name"] == subjects.triggers_stream:
+            # Execution ids follow from the numbers of events: what comes after a stream that was lost must not have
+            # theirs again. There are less than a million events a second.
+            config = {**config, "first_seq": int(time.time() * 1_000_000)}
         await _make_stream(api, config)
 
 

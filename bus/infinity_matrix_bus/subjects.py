@@ -112,6 +112,11 @@ class Subjects:
         """The key of an execution's checkpoint, or with `*` of all those of a shard."""
         return f"$KV.{self.bucket('checkpoints')}.state.{shard}.{execution}"
 
+    @property
+    def triggers_floor(self) -> str:
+        """The key of the place up to which events were handled."""
+        return f"$KV.{self.bucket('checkpoints')}.events"
+
     def mark(self, shard: int) -> str:
         """The key of a shard's mark."""
         return f"$KV.{self.bucket('checkpoints')}.mark.{shard}"

@@ -90,34 +90,48 @@ class Sweep:
             await asyncio.sleep(self._interval_s)
             if not self._shard.is_live:
                 continue
-            try:
-                await self._once()
-            except InfinityMatrixError as error:
-                log.info("sweep_postponed", shard=self._shard.number, reason=str(error))
+            for step in (self._look_at_log, self._free_slots, self._look_at_works, self._take_out, self._repair_lost):
+                # What one of them cannot do, because of a consumer that is broken say, keeps nobody from the others.
+                try:
+                    await step()
+                except InfinityMatrixError as error:
+                    log.info("sweep_postponed", shard=self._shard.number, step=step.__name__, reason=str(error))
 
     async def close(self) -> None:
         await self._worn.close()
 
-    async def _once(self) -> None:
+    async def _look_at_log(self) -> None:
         shard = self._shard
         shard.heed(await self._api.stream_info(self._subjects.facts_stream(shard.number)) or {})
         shard.mailbox.drop_orphans(shard.clock.now())
-        await shard.slots.sweep(self._api, shard.clock.now(), self._has_finished)
-        young = shard.clock.now() - min(SWEEP_AGE_MIN_S, self._interval_s)
-        waited_for = shard.mailbox.open_attempts(young)
+
+    async def _free_slots(self) -> None:
+        await self._shard.slots.sweep(self._api, self._shard.clock.now(), self._has_finished)
+
+    async def _look_at_works(self) -> None:
+        waited_for = self._shard.mailbox.open_attempts(self._young())
         await self._mend_consumers(set(waited_for))
         await self._worn.look(waited_for)
+
+    async def _take_out(self) -> None:
         if self._leftovers is not None:
             await self._leftovers.take_out()
+
+    async def _repair_lost(self) -> None:
+        young = self._young()
         attempts = [
             (execution.id, task, actor.attempt)
-            for execution in list(shard.mailbox.executions.values())
+            for execution in list(self._shard.mailbox.executions.values())
             for task in (*execution.open, *execution.notices)
             if ((actor := execution.tasks[task]).dispatched_at or 0.0) < young
         ]
         for start in range(0, len(attempts), BATCH_MAX):
             for attempt in await self._repairs.absent(attempts[start : start + BATCH_MAX]):
                 self._repairs.add(attempt)
+
+    def _young(self) -> float:
+        """Work that was published later than this may still be under way."""
+        return self._shard.clock.now() - min(SWEEP_AGE_MIN_S, self._interval_s)
 
     async def _has_finished(self, ticket: Ticket) -> bool:
         """Whether who has a slot has ended, or is not there: a backup may hold its key and not the execution."""

@@ -1,11 +1,12 @@
 """Triggers: an event on `im.trigger.<event>` starts an execution of every workflow that is armed for it.
 
-All coordinators share one durable consumer. The execution's id follows from (workflow, event subject, event id), so an
-event delivered twice starts nothing twice.
+All coordinators share one durable consumer. The execution's id follows from (workflow, event subject, the event's place
+in its stream), so an event delivered twice starts nothing twice.
 """
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from infinity_matrix_actors.condition import ConditionError, Filter, compile_filter
 from infinity_matrix_actors.errors import InfinityMatrixError, InvalidDefinition, LogFull, PayloadTooLarge
 from infinity_matrix_actors.fact import Started
-from infinity_matrix_bus.api import API_PREFIX, JetStreamApi
+from infinity_matrix_bus.api import API_PREFIX
 from infinity_matrix_bus.codec import Undecodable, decode
 from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.facts import started_payload
@@ -25,10 +26,15 @@ from infinity_matrix_bus.puller import Puller
 from infinity_matrix_bus.session import Session, Subscription
 from infinity_matrix_bus.subjects import Subjects, shard_of
 
-CONSUMER = "im-triggers"
-IN_FLIGHT_MAX = 256
+from infinity_matrix_coordinator.trigger_consumer import CONSUMER, IN_FLIGHT_MAX, TriggerConsumer
+
 ARMED_REFRESH_S = 5.0
 REFRESH_RETRY_S = 1.0
+#: How often it is noted how far the events have been handled.
+NOTE_INTERVAL_S = 5.0
+#: A consumer that is gone is made again after so long on average, by one coordinator before the others: the server
+#: may still be deleting it.
+REOPEN_DELAY_S = 0.3
 #: After which an event is tried again that found its log nearly full.
 FULL_RETRY_S = 5.0
 #: Definitions whose triggers are kept compiled.
@@ -76,6 +82,7 @@ class Triggers:
         self._shards = shards
         self._outbox = outbox
         self._store = DefinitionStore(session, subjects)
+        self._consumer = TriggerConsumer(session, subjects)
         self._armed: list[Armed] = []
         self._compiled: dict[str, list[Armed]] = {}
         self._in_flight = 0
@@ -100,25 +107,28 @@ class Triggers:
         except BaseException:
             await changes.close()
             raise
-        working = asyncio.create_task(self._work(), name="triggers-work")
-        refreshing = asyncio.create_task(self._refresh_often(), name="triggers-refresh")
+        tasks = [
+            asyncio.create_task(work, name=f"triggers-{name}")
+            for name, work in (("work", self._work()), ("refresh", self._refresh_often()), ("note", self._note_often()))
+        ]
         try:
             while not self._session.is_lost:
                 self._broken.clear()
                 self._puller = await self._open()
                 broken = asyncio.create_task(self._broken.wait())
                 try:
-                    await asyncio.wait([broken, working, refreshing], return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait([broken, *tasks], return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     broken.cancel()
                 await self._puller.close()
-                for task in (working, refreshing):
+                for task in tasks:
                     if task.done():
                         task.result()
+                await asyncio.sleep(REOPEN_DELAY_S * random.uniform(0.5, 1.5))
         finally:
-            for task in (working, refreshing):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(working, refreshing, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._fills.close()
             await changes.close()
 
@@ -187,21 +197,20 @@ class Triggers:
                 log.info("triggers_not_refreshed", reason=str(error))
                 await asyncio.sleep(REFRESH_RETRY_S)
 
+    async def _note_often(self) -> None:
+        while True:
+            await asyncio.sleep(NOTE_INTERVAL_S)
+            try:
+                await self._consumer.note()
+            except InfinityMatrixError as error:
+                log.debug("events_not_noted", reason=str(error))
+
     async def _open(self) -> Puller:
-        stream = self._subjects.triggers_stream
-        config = {
-            "durable_name": CONSUMER,
-            "ack_policy": "explicit",
-            "ack_wait": 30 * _NANOSECONDS,
-            "max_deliver": -1,
-            "max_ack_pending": IN_FLIGHT_MAX * 16,
-            "deliver_policy": "all",
-        }
-        await JetStreamApi(self._session).create_consumer(stream, CONSUMER, config)
+        await self._consumer.ensure()
         return await Puller(
             self._session,
             API_PREFIX,
-            stream,
+            self._subjects.triggers_stream,
             CONSUMER,
             lambda: IN_FLIGHT_MAX - self._in_flight,
             self._take,

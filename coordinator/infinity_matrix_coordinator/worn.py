@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from infinity_matrix_actors.errors import InfinityMatrixError
 from infinity_matrix_actors.fact import ErrorType, TaskError
-from infinity_matrix_bus.api import JetStreamApi, StoredMessage
+from infinity_matrix_bus.api import JetStreamApi, JetStreamError, StoredMessage
 from infinity_matrix_bus.codec import Undecodable, decode_record, parse_server_time
 from infinity_matrix_bus.direct_client import ended
 from infinity_matrix_bus.log import get_logger
@@ -98,28 +98,38 @@ class WornWorks:
     async def look(self, suspects: Mapping[str, Mapping[Attempt, float]]) -> None:
         """Limits the consumers whose works come again; `suspects` are open attempts, with when each was dispatched.
 
-        Raises JetStreamError, RequestTimeout, SessionLost.
+        Raises RequestTimeout, SessionLost.
         """
         handed_back = self._handed_back_of_late()
         for agent in {*suspects, *self._limited}:
-            info = await self._api.consumer_info(self._stream, agent)
-            if info is None:
-                self._limited.discard(agent)
-                continue
-            lease_s = int(info["config"].get("ack_wait", 0)) / 1e9
-            limit = int(info["config"].get("max_deliver", UNLIMITED))
-            is_again = bool(info.get("num_redelivered"))
-            oldest = min(suspects.get(agent, {}).values(), default=self._clock.now())
-            wanted = DELIVERIES_MAX + handed_back.get(agent, 0)
-            if not is_again:
-                # Nothing comes again: whoever set it, it is needed by nobody now.
-                self._limited.discard(agent)
-                if DELIVERIES_MAX <= limit <= DELIVERIES_MAX + HANDED_BACK_MAX:
-                    await self._limit(agent, info["config"], UNLIMITED)
-            elif limit < wanted and oldest < self._clock.now() - lease_s:
-                # Only ever higher: another owner may have heard more.
-                self._limited.add(agent)
-                await self._limit(agent, info["config"], wanted)
+            try:
+                await self._look_at(agent, suspects.get(agent, {}), handed_back.get(agent, 0))
+            except JetStreamError as error:
+                # One consumer that the server cannot change keeps nobody from the others.
+                log.warning("deliveries_not_limited", agent=agent, reason=str(error))
+
+    async def _look_at(self, agent: str, suspects: Mapping[Attempt, float], handed_back: int) -> None:
+        info = await self._api.consumer_info(self._stream, agent)
+        if info is None:
+            self._limited.discard(agent)
+            return
+        lease_s = int(info["config"].get("ack_wait", 0)) / 1e9
+        limit = int(info["config"].get("max_deliver", UNLIMITED))
+        is_again = bool(info.get("num_redelivered"))
+        oldest = min(suspects.values(), default=self._clock.now())
+        wanted = DELIVERIES_MAX + handed_back
+        if 0 < limit < DELIVERIES_MAX:
+            # Whoever set it: what reaches it begins anew, so nothing would ever be given out often enough to count.
+            await self._limit(agent, info["config"], UNLIMITED)
+        elif not is_again:
+            # Nothing comes again: whoever set it, it is needed by nobody now.
+            self._limited.discard(agent)
+            if limit <= DELIVERIES_MAX + HANDED_BACK_MAX and limit != UNLIMITED:
+                await self._limit(agent, info["config"], UNLIMITED)
+        elif limit < wanted and oldest < self._clock.now() - lease_s:
+            # Only ever higher: another owner may have heard more.
+            self._limited.add(agent)
+            await self._limit(agent, info["config"], wanted)
 
     async def close(self) -> None:
         if self._examining is not None:

@@ -183,3 +183,16 @@ async def test_a_plain_agent_that_extends_its_lease_is_left_alone(world: World) 
         async with pulling(world, "plain", work_long) as deliveries:
             assert (await client.wait(execution, 30.0)).outputs == {"a": "slow"}
         assert deliveries == [1]
+
+
+async def test_a_limit_of_an_operator_does_not_keep_poison_from_being_found(world: World) -> None:
+    await world.coordinator(sweep_interval_s=SWEEP_S)
+    async with world.client() as client, connected(world.server.connect_url) as nats:
+        execution = await Workflow("kills", tasks=[Task("a", "plain")]).start()
+        await set_ack_wait(nats, "plain", LEASE_S)
+        info = await nats.jetstream().consumer_info("IM_WORK", "plain")
+        await nats.jetstream().add_consumer("IM_WORK", replace(info.config, max_deliver=1))
+        async with pulling(world, "plain", dies):
+            result = await client.wait(execution, 30.0)
+        assert result.error is not None
+        assert result.error["type"] == "poison"

@@ -62,7 +62,7 @@ class Stream:
         #: Sequences of the messages that are there, in order.
         self.sequences: list[int] = []
         self.by_subject: dict[str, list[int]] = {}
-        self.last_sequence = 0
+        self.last_sequence = max(0, int(config.get("first_seq") or 0) - 1)
         self.bytes = 0
         #: Sequence and time by Msg-Id.
         self.ids: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
