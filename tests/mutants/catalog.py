@@ -54,8 +54,16 @@ MUTANTS = (
     Mutant(
         "timers run on the machine's clock",
         f"{COORDINATOR}/clock.py",
-        "self._offset_s = server_time - time.time()",
-        "self._offset_s = 0.0",
+        "self._offset_s = server_time - time.monotonic()",
+        "pass",
+        TRACES,
+    ),
+    Mutant(
+        "a clock that is set is believed",
+        f"{COORDINATOR}/clock.py",
+        "import time\n",
+        "import time as _time\nfrom types import SimpleNamespace\n\n"
+        "time = SimpleNamespace(time=lambda: _time.time(), monotonic=lambda: _time.time())\n",
         TRACES,
     ),
     # Rule 2: closing an attempt.
