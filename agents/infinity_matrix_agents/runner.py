@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import nats.micro
-from infinity_matrix_actors.errors import InfinityMatrixError, NotInstalled
-from infinity_matrix_bus.api import API_PREFIX, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from infinity_matrix_actors.errors import InfinityMatrixError
+from infinity_matrix_bus.api import API_PREFIX, JetStreamApi, JetStreamError
 from infinity_matrix_bus.connection import Connection
+from infinity_matrix_bus.installation import read_installation
 from infinity_matrix_bus.log import get_logger
 from infinity_matrix_bus.publisher import Ack, Fate, Outbox
 from infinity_matrix_bus.puller import Puller
@@ -94,15 +95,22 @@ class AgentRunner:
     async def open(self) -> "AgentRunner":
         """Begins to take work. The consumer is made if it is not there; raises NotInstalled, SessionLost."""
         try:
+            await self._until_installed()
             await self._connection.add_listener(self._outbox.on_session)
             await self._connection.add_listener(self._on_session)
-        except JetStreamError as error:
+        except InfinityMatrixError:
             await self.close(0.0)
-            if error.code == STREAM_NOT_FOUND:
-                raise NotInstalled(self._connection.endpoint.url.rpartition("@")[2], self._subjects.prefix) from error
             raise
         self._spawn(self._tick())
         return self
+
+    async def _until_installed(self) -> None:
+        """Waits for the stream of works where it was lost: coordinators make it again. Raises NotInstalled."""
+        stream = self._subjects.work_stream
+        while await JetStreamApi(self._connection.session).stream_info(stream) is None:
+            await read_installation(self._connection.session, self._subjects.prefix)
+            log.warning("work_stream_missing", stream=stream)
+            await asyncio.sleep(CONSUMER_RETRY_S)
 
     async def close(self, timeout_s: float = DRAIN_TIMEOUT_S) -> None:
         """Takes no more, lets what runs finish for `timeout_s`, hands the rest back at once."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge, Unreachable
+from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge, StorageUnavailable, Unreachable
 from nats.errors import Error as NatsError
 from nats.errors import NoServersError
 
@@ -41,7 +41,7 @@ ReplyCallback = Callable[[bytes | None, bytes | None], None]
 log = get_logger("infinity_matrix.bus")
 
 
-class SessionLost(InfinityMatrixError):
+class SessionLost(StorageUnavailable):
     """Raised when the connection broke; whether what was in flight arrived is unknown. Try on the next session."""
 
 
@@ -49,7 +49,7 @@ class NoResponders(InfinityMatrixError):
     """Raised when nobody subscribes to a request's subject."""
 
 
-class RequestTimeout(InfinityMatrixError):
+class RequestTimeout(StorageUnavailable):
     """Raised when a request had no reply before its deadline; whether it arrived is unknown."""
 
 

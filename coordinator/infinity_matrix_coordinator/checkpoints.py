@@ -160,6 +160,8 @@ class Checkpoints:
             try:
                 if await self._restore(checkpoint):
                     restored.append(checkpoint.execution)
+            except SessionLost:
+                raise
             except StorageUnavailable as error:
                 # Its definition, or a part of its state, is out of reach: it waits, and the others go on.
                 log.warning("checkpoint_postponed", execution=checkpoint.execution, reason=str(error))

@@ -44,7 +44,7 @@ from infinity_matrix_coordinator.contents import with_content
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection, list_shard
 from infinity_matrix_coordinator.offload import fitting
-from infinity_matrix_coordinator.patience import LOSSES, Patience, patiently
+from infinity_matrix_coordinator.patience import LOSSES, Patience, across_sessions, patiently
 from infinity_matrix_coordinator.snapshot import read_started, restore
 from infinity_matrix_coordinator.standing import Standing, standings
 from infinity_matrix_coordinator.views import (
@@ -336,7 +336,7 @@ class Operations:
                 actor = await self._watched(execution, watch)
         except LOSSES:
             # Whether it was started is unknown; starting the same again answers the same execution.
-            await self.start(workflow, definition, input, execution, priority=priority)
+            await across_sessions(lambda: self.start(workflow, definition, input, execution, priority=priority))
         return result_of(actor if actor is not None else await self.wait(execution))
 
     async def wait(self, execution: str) -> ExecutionActor:

@@ -41,11 +41,21 @@ class Patience:
         await asyncio.sleep(delay_s * self._losses)
 
 
-async def patiently(call: Callable[[], Awaitable[Answer]]) -> Answer:
+async def patiently(
+    call: Callable[[], Awaitable[Answer]], losses: tuple[type[InfinityMatrixError], ...] = LOSSES
+) -> Answer:
     """The answer of a call that may be made again; raises what it raises, losses only after five in a row."""
     patience = Patience()
     while True:
         try:
             return await call()
-        except LOSSES as loss:
+        except losses as loss:
             await patience.bear(loss)
+
+
+async def across_sessions(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    """The answer of a call that writes, and is made again where the connection broke under it.
+
+    What was written then is there already. Where the server does not confirm, waiting was done by the call itself.
+    """
+    return await patiently(call, (SessionLost,))

@@ -3,12 +3,15 @@
 import asyncio
 import json
 import shutil
+from collections.abc import Awaitable, Callable
 
 import pytest
 from harness import World, all_finished, consumer_is_there, say, seeded, started, until
 from history import History, history_of, verify
-from infinity_matrix import StorageUnavailable
+from infinity_matrix import NoCoordinator, StorageUnavailable, Unreachable
+from infinity_matrix.agents import Agent, Work
 from infinity_matrix.workflow import Task, Workflow
+from infinity_matrix_actors.errors import UnknownAgent
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.session import Endpoint, Session
 from infinity_matrix_coordinator.process import Coordinator
@@ -199,6 +202,70 @@ async def test_a_work_stream_that_is_deleted_comes_back_with_the_work(world: Wor
         states = await all_finished(client, executions, 20.0)
         assert set(states.values()) == {"completed"}
     await clean_history(world)
+
+
+async def test_an_agent_that_begins_while_the_work_stream_is_gone_waits_for_it(world: World) -> None:
+    await world.coordinator(sweep_interval_s=2.0)
+    async with world.client() as client:
+        session = await session_of(world)
+        await JetStreamApi(session).call("STREAM.DELETE.IM_WORK")
+        await session.close()
+        agent = Agent("late")
+
+        @agent.handler
+        async def handle(work: Work) -> str:
+            return "done"
+
+        await client.serve([agent])
+        assert (await Workflow("late", tasks=[Task("a", "late")]).execute(timeout=20.0)).outputs == {"a": "done"}
+
+
+async def test_what_is_asked_for_while_the_server_dies_is_done_or_fails_as_the_errors_say(world: World) -> None:
+    await world.coordinator()
+    async with world.client() as client:
+        await client.deploy(Workflow("waits", tasks=[Task("a", wait_for="go")]).definition())
+        await client.start("waits", None, "held")
+        failures: list[Exception] = []
+        started: list[str] = []
+        is_over = asyncio.Event()
+
+        async def again(ask: Callable[[int], Awaitable[object]]) -> None:
+            number = 0
+            while not is_over.is_set():
+                number += 1
+                try:
+                    await ask(number)
+                except Exception as error:  # noqa: BLE001 - which it is, is the question
+                    failures.append(error)
+                    await asyncio.sleep(0.05)
+
+        async def start(number: int) -> None:
+            started.append(await client.start("waits", number))
+
+        asking = [
+            asyncio.create_task(again(ask))
+            for ask in (
+                start,
+                lambda number: client.signal("held", "note", number),
+                lambda number: client.trigger("tick", number),
+                lambda number: client.get_status("held"),
+                lambda number: client.pause_agent("nobody"),
+                lambda number: client.pause("held"),
+            )
+        ]
+        for _ in range(3):
+            await asyncio.sleep(0.5)
+            await world.server.kill()
+            await asyncio.sleep(0.2)
+            await world.server.start()
+        await asyncio.sleep(0.5)
+        is_over.set()
+        await asyncio.gather(*asking)
+        expected = (StorageUnavailable, Unreachable, NoCoordinator, UnknownAgent)
+        assert [repr(error) for error in failures if not isinstance(error, expected)] == []
+        assert len(set(started)) == len(started) > 0
+        known = {one.execution_id for one in await client.list("waits")}
+        assert known >= {*started, "held"}
 
 
 async def test_events_that_have_no_stream_hold_up_no_execution_and_get_one(world: World) -> None:

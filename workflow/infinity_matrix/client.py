@@ -32,7 +32,7 @@ from infinity_matrix_coordinator.forks import Forks
 from infinity_matrix_coordinator.lineage import Lineage, lineage_of
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection
 from infinity_matrix_coordinator.operations import Operations, check_id, new_execution_id
-from infinity_matrix_coordinator.patience import patiently
+from infinity_matrix_coordinator.patience import across_sessions, patiently
 from infinity_matrix_coordinator.purges import Purges
 from infinity_matrix_coordinator.runs import IfExists, Runs
 from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
@@ -483,7 +483,8 @@ class Client:
 
     async def signal(self, execution_id: str, name: str, data: Any = None, signal_id: str | None = None) -> None:
         """Sends a signal to an execution, kept until a task waits for it; the same `signal_id` counts once."""
-        await self.operations.signal(execution_id, name, data, signal_id)
+        id = new_execution_id() if signal_id is None else signal_id
+        await across_sessions(lambda: self.operations.signal(execution_id, name, data, id))
 
     async def trigger(self, event: str, data: Any = None, event_id: str | None = None) -> None:
         """Publishes an event; the same `event_id` within ten minutes counts once. Raises StorageUnavailable."""
@@ -508,9 +509,14 @@ class Client:
                 return
 
     async def _start(self, workflow: str, digest: str, input: Any, execution_id: str | None, how: "_How") -> str:
+        # Chosen once: whether a start arrived that the connection broke under, the next one tells.
+        id, operations = execution_id or new_execution_id(), self.operations
         if execution_id is None:
-            return await self.operations.start(workflow, digest, input, priority=how.priority)
-        return await Runs(self.operations).start(workflow, digest, input, execution_id, how.if_exists, how.priority)
+            return await across_sessions(
+                lambda: operations.start(workflow, digest, input, id, priority=how.priority, is_new=True)
+            )
+        runs = Runs(operations)
+        return await across_sessions(lambda: runs.start(workflow, digest, input, id, how.if_exists, how.priority))
 
     async def _run(
         self, workflow: str, digest: str, input: Any, execution_id: str | None, timeout_s: float | None, how: "_How"
