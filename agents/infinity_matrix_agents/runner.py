@@ -14,7 +14,7 @@ from typing import Any
 
 import nats.micro
 from infinity_matrix_actors.errors import InfinityMatrixError
-from infinity_matrix_bus.api import API_PREFIX, JetStreamApi, JetStreamError
+from infinity_matrix_bus.api import API_PREFIX, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.installation import read_installation
 from infinity_matrix_bus.log import get_logger
@@ -107,7 +107,14 @@ class AgentRunner:
     async def _until_installed(self) -> None:
         """Waits for the stream of works where it was lost: coordinators make it again. Raises NotInstalled."""
         stream = self._subjects.work_stream
-        while await JetStreamApi(self._connection.session).stream_info(stream) is None:
+        while True:
+            try:
+                # The agent's own consumer: that is all it need be allowed to ask about.
+                await JetStreamApi(self._connection.session).consumer_info(stream, self.agent.name)
+                return
+            except JetStreamError as error:
+                if error.code != STREAM_NOT_FOUND:
+                    raise
             await read_installation(self._connection.session, self._subjects.prefix)
             log.warning("work_stream_missing", stream=stream)
             await asyncio.sleep(CONSUMER_RETRY_S)

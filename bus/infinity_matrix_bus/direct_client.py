@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 
 from infinity_matrix_bus import failpoint
 from infinity_matrix_bus.direct_parser import DirectParser
@@ -34,6 +35,8 @@ class DirectClient(Client):
         self.direct: dict[int, MessageCallback] = {}
         #: Whether the connection is closed on purpose, so that what was written last still goes out.
         self.is_parting = False
+        #: Whether the token, or anything else, may only be sent encrypted.
+        self.wants_tls = False
 
     @property
     def is_sound(self) -> bool:
@@ -61,6 +64,14 @@ class DirectClient(Client):
             writer.transport.set_write_buffer_limits(0)
             await writer.drain()
 
+    def hush(self) -> None:
+        """Keeps asyncio from complaining at the end of every TLS connection that nats-py does not say it is one."""
+        transport = self._socket
+        if transport is not None and transport.get_extra_info("sslcontext") is not None:
+            protocol = transport.get_protocol()
+            if hasattr(protocol, "_over_ssl"):
+                protocol._over_ssl = True
+
     def abort(self) -> None:
         """Closes the socket at once, whatever it has not taken yet."""
         transport = self._socket
@@ -74,9 +85,12 @@ class DirectClient(Client):
         self.is_parting = True
         # Not a timeout: cancelling the wait for a stream's end cancels that wait for everyone.
         timer = asyncio.get_running_loop().call_later(timeout_s, self.abort)
+        parting = asyncio.create_task(self.close())
         try:
-            await self.close()
+            # In the end by force: after a TLS handshake that failed the stream's end never comes.
+            await asyncio.wait([parting], timeout=timeout_s * 2)
         finally:
+            await ended(parting)
             timer.cancel()
             self.abort()
         writer = self._writer
@@ -117,6 +131,15 @@ class DirectClient(Client):
         except Exception:
             # Anything raised under the parser would end nats-py's read loop and leave a connection that looks alive.
             log.exception("callback_failed", subject=subject.decode(errors="replace"))
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and self.wants_tls and not info.get("tls_required"):
+            # nats-py asks for TLS only where the server insists on it, and would say its token in the clear otherwise:
+            # also where somebody in between has taken that out of what the server says.
+            if not info.get("tls_available"):
+                raise NatsError("the server offers no TLS, and nothing is said to it without")
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():

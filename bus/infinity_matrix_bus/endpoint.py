@@ -17,7 +17,11 @@ class Endpoint:
     user: str | None = None
     password: str | None = None
     token: str | None = None
+    #: A file with the seed of an nkey.
+    nkey: str | None = None
     inbox_prefix: str = "_INBOX"
+    #: The server begins with the TLS handshake, and says who it is after that.
+    tls_first: bool = False
 
     def __repr__(self) -> str:
         return f"Endpoint({self.shown_url!r}, name={self.name!r})"
@@ -27,6 +31,10 @@ class Endpoint:
         """The URL as it may be shown: without user, password or token."""
         return ",".join(_without_secret(url) for url in self.url.split(","))
 
+    def wants_tls(self, server: str) -> bool:
+        """Whether nothing may be said to this server in the clear."""
+        return self.tls is not None or self.tls_first or server.startswith("tls://")
+
     def options(self) -> dict[str, Any]:
         """What nats-py's connect takes; raises OSError or ValueError for what it would hang or stumble on."""
         if self.url.startswith(("ws://", "wss://")):
@@ -34,8 +42,12 @@ class Endpoint:
         options: dict[str, Any] = {"servers": self.url.split(","), "name": self.name, "inbox_prefix": self.inbox_prefix}
         if self.credentials is not None:
             options["user_credentials"] = _checked_credentials(self.credentials)
+        if self.nkey is not None:
+            options["nkeys_seed"] = str(Path(self.nkey).expanduser())
         if self.tls is not None:
             options["tls"] = self.tls
+        if self.tls_first:
+            options["tls_handshake_first"] = True
         for key in ("user", "password", "token"):
             if getattr(self, key) is not None:
                 options[key] = getattr(self, key)

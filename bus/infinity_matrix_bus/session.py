@@ -138,6 +138,7 @@ class Session:
         # One at a time: nats-py itself tries no other after one that takes the connection and says nothing, as a frozen
         # server does.
         options = {**self.endpoint.options(), "servers": [server]}
+        self.client.wants_tls = self.endpoint.wants_tls(server)
         await cancellable(
             self.client.connect(
                 **options,
@@ -153,6 +154,7 @@ class Session:
                 disconnected_cb=self._on_closed,
             )
         )
+        self.client.hush()
 
     @property
     def max_payload_bytes(self) -> int:

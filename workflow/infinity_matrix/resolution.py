@@ -22,6 +22,7 @@ from infinity_matrix.nats_context import read_context
 URL_VARIABLE = "IM_URL"
 CREDENTIALS_VARIABLE = "IM_CREDENTIALS"
 PREFIX_VARIABLE = "IM_PREFIX"
+INBOX_VARIABLE = "IM_INBOX_PREFIX"
 PREFIX_DEFAULT = "im"
 RUNTIME_TRIES = 3
 
@@ -57,7 +58,8 @@ async def resolve(
     found = url or os.environ.get(URL_VARIABLE)
     if found:
         credentials = credentials or os.environ.get(CREDENTIALS_VARIABLE)
-        return Target(Endpoint(found, credentials=credentials, tls=tls), prefix)
+        inbox_prefix = os.environ.get(INBOX_VARIABLE) or "_INBOX"
+        return Target(Endpoint(found, credentials=credentials, tls=tls, inbox_prefix=inbox_prefix), prefix)
     from infinity_matrix.runtime import running_runtime, start_runtime
 
     runtime = await (start_runtime() if starts_runtime else running_runtime())
