@@ -10,7 +10,7 @@ from typing import Any
 from infinity_matrix_actors.definition import BRIDGE_AGENT
 from infinity_matrix_actors.errors import PayloadTooLarge
 from infinity_matrix_bus.api import parse_headers
-from infinity_matrix_bus.codec import Undecodable, decode, encode
+from infinity_matrix_bus.codec import Undecodable, decode, encode, json_size
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.session import NO_RESPONDERS, Session, SessionLost
 from infinity_matrix_bus.subjects import SUBJECT_BYTES_MAX
@@ -48,7 +48,7 @@ def bridge_agent(connection: Connection, prefix: str = "im") -> Agent:
         limit_s = REPLY_TIMEOUT_S if work.timeout is None else work.timeout + CLOSING_S
         try:
             session = connection.session
-            data, headers = await _ask(session, subject, encode(_request(work), "the work"), limit_s)
+            data, headers = await _ask(session, subject, _request(work, session.max_payload_bytes), limit_s)
         except SessionLost:
             raise Failure("SessionLost", f"the connection broke; whether {subject} was asked is unknown") from None
         except PayloadTooLarge as error:
@@ -61,10 +61,21 @@ def bridge_agent(connection: Connection, prefix: str = "im") -> Agent:
     return Agent.built_in(BRIDGE_AGENT, handle, concurrency=BRIDGE_CONCURRENCY)
 
 
-def _request(work: Work) -> dict[str, Any]:
-    """The work as it came, with values where references to artifacts stood: a service cannot read those."""
+def _request(work: Work, bytes_max: int) -> bytes:
+    """The work with values where references to artifacts stood, as a service need not know them, if they fit a message.
+
+    What does not fit is left as it came: most services look at little of what they are given.
+    """
     values = {key: getattr(work, key) for key in _LARGE if key in work.record}
-    return {**work.record, **values}
+    try:
+        return encode({**work.record, **values}, "the work", bytes_max)
+    except PayloadTooLarge:
+        record = work.record
+    for key, value in values.items():
+        larger = {**record, key: value}
+        if json_size(larger) <= bytes_max:
+            record = larger
+    return encode(record, "the work", bytes_max)
 
 
 def check_service(subject: object, prefix: str = "im") -> str:

@@ -17,7 +17,7 @@ from nats.js.errors import BucketNotFoundError, KeyNotFoundError, KeyWrongLastSe
 from nats.js.errors import NotFoundError as JsNotFoundError
 from nats.js.kv import KeyValue
 
-from infinity_matrix_bus.api import STREAM_NOT_FOUND, JetStreamApi, JetStreamError
+from infinity_matrix_bus.api import NAME_IN_USE, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
 from infinity_matrix_bus.session import Session
 from infinity_matrix_bus.streams import fitting_budget, make_streams, stream_configs
 from infinity_matrix_bus.subjects import Subjects
@@ -62,7 +62,7 @@ async def install(session: Session, prefix: str = "im", shards: int = SHARDS_DEF
     subjects = Subjects(prefix)
     replicas = _replicas(session)
     try:
-        store = await _make_bucket(session, subjects.bucket("installation"), replicas)
+        store = await _make_write_once_bucket(session, subjects.bucket("installation"), replicas)
         shards = int(await _agree(session, store, "shards", str(shards)))
         secret = await _agree(session, store, "secret", secrets.token_hex(SECRET_BYTES))
         await _agree(session, store, "version", INSTALLATION_VERSION)
@@ -141,7 +141,12 @@ def _secret(stored: str) -> bytes:
     override = os.environ.get("IM_SECRET", "").encode()
     if len(override) > SECRET_BYTES_MAX:
         override = blake2b(override).digest()
-    return override or bytes.fromhex(stored)
+    try:
+        return override or bytes.fromhex(stored)
+    except ValueError:
+        raise StorageUnavailable(
+            "the secret of the installation is no hexadecimal number: somebody wrote over it"
+        ) from None
 
 
 async def _make_bucket(session: Session, name: str, replicas: int, ttl_s: float | None = None) -> KeyValue:
@@ -157,6 +162,29 @@ async def _make_bucket(session: Session, name: str, replicas: int, ttl_s: float 
         except NatsError:
             # Another coordinator was quicker.
             return await js.key_value(name)
+
+
+async def _make_write_once_bucket(session: Session, name: str, replicas: int) -> KeyValue:
+    """A bucket whose keys keep their first value, whoever writes: with another secret every fact would be a forgery."""
+    config = {
+        "name": f"KV_{name}",
+        "subjects": [f"$KV.{name}.>"],
+        "storage": "file",
+        "num_replicas": replicas,
+        "max_msgs_per_subject": 1,
+        "discard": "new",
+        "discard_new_per_subject": True,
+        "deny_delete": True,
+        "allow_rollup_hdrs": False,
+        "allow_direct": True,
+    }
+    try:
+        await JetStreamApi(session).create_stream(config)
+    except JetStreamError as error:
+        # It is there: as it is now, or with the config of an earlier version.
+        if error.code != NAME_IN_USE:
+            raise
+    return await bucket(session, name)
 
 
 async def _agree(session: Session, store: KeyValue, key: str, value: str) -> str:

@@ -250,7 +250,7 @@ class ExecutionActor(Execution):
         name = fact.task
         self.open.discard(name)
         actor.is_open = False
-        actor.started_at = fact.started_at if fact.started_at is not None else actor.taken_at
+        actor.started_at = _began_at(actor, fact)
         actor.completed_at = fact.at
         actor.result = fact.result
         actor.content = fact.content
@@ -508,3 +508,10 @@ class ExecutionActor(Execution):
         effects.append(PublishStatus(name, actor.state, actor.attempt, at, error.record()))
         effects.append(Arm(name, retry_at))
         return True
+
+
+def _began_at(actor: TaskActor, outcome: Outcome) -> float | None:
+    """When the attempt began, as its agent says, in seconds of the log: an agent's clock may be wrong by years."""
+    if outcome.started_at is None:
+        return actor.taken_at
+    return min(max(outcome.started_at, actor.dispatched_at or 0.0), outcome.at)

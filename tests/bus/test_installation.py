@@ -85,6 +85,28 @@ async def test_only_who_asks_for_the_secret_has_it_and_it_is_not_shown(session: 
     assert repr(installed) == "Installation(prefix='im', shards=1)"
 
 
+async def test_what_was_agreed_is_not_written_over(session: Session) -> None:
+    installed = await install(session)
+    for headers in (
+        {},
+        {"Nats-Rollup": "sub"},
+        {"KV-Operation": "DEL"},
+        {"KV-Operation": "PURGE", "Nats-Rollup": "sub"},
+    ):
+        message = await session.client.request("$KV.IM_INSTALLATION.secret", b"zz", timeout=5.0, headers=headers)
+        assert b"error" in message.data
+    assert await read_installation(session, with_secret=True) == installed
+
+
+async def test_a_secret_that_is_none_is_said(session: Session) -> None:
+    await install(session)
+    api = JetStreamApi(session)
+    await api.purge("KV_IM_INSTALLATION", "$KV.IM_INSTALLATION.secret")
+    await session.client.request("$KV.IM_INSTALLATION.secret", b"zz", timeout=5.0)
+    with pytest.raises(StorageUnavailable, match="no hexadecimal"):
+        await read_installation(session, with_secret=True)
+
+
 async def test_a_secret_in_the_environment_overrides_the_stored_one(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,7 +233,7 @@ DOCTORED: list[tuple[str, str, Callable[[History], object]]] = [
     ("I13", "has another agent's outcome", lambda h: insert(h, DONE, 35, Outcome(DONE, 102.5, "thief", "c", 1))),
     ("I13", "has a task that is not its own", lambda h: insert(h, DONE, 35, Taken(DONE, 102.5, "agent-a", "d", 1))),
     ("I13", "has a result nobody began", lambda h: lose_line(h, "undo-b")),
-    ("I14", "left work over", lambda h: setattr(h, "queued", [QueuedWork("agent-b", DONE, "b", 1)])),
+    ("I14", "left work over", lambda h: setattr(h, "queued", [QueuedWork("agent-b", CLOSED, "b", 1)])),
     ("I15", "shows other metrics", lambda h: tell(h, ClientLine("metrics", DONE, data={"attempts": 2}))),
 ]
 
@@ -248,6 +248,12 @@ def test_what_was_allowed_is_found_to_be_so() -> None:
 def test_a_client_is_shown_the_value_that_a_large_results_hash_stands_for() -> None:
     history = allowed()
     make_large(history, 1)
+    assert verify(history) == []
+
+
+def test_an_agent_that_died_before_it_acknowledged_what_it_had_done_breaks_no_rule() -> None:
+    history = allowed()
+    history.queued = [QueuedWork("agent-b", DONE, "b", 1)]
     assert verify(history) == []
 
 

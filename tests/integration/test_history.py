@@ -58,9 +58,10 @@ async def test_a_live_installation_is_checked_without_being_changed(world: World
         end = finished_payload(Finished(execution, 0.0, 2, "completed"), {})
         await session.request(subjects.finished(shard, execution, 2), end)
         await session.request(subjects.finished(shard, execution, 3)[:-1] + "x", end)
+        await session.request("im.work.stray", b"{}")
         report = await checked(client)
         assert [found.invariant for found in report.violations] == ["I2"]
-        assert (report.facts, report.garbage) == (5, 1)
+        assert (report.facts, report.garbage) == (5, 2)
 
 
 async def test_what_is_left_in_the_queue_of_what_ended_long_ago_is_found(world: World) -> None:

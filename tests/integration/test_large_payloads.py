@@ -341,6 +341,27 @@ async def test_a_plain_agent_fetches_and_stores_values_as_the_guide_says(im: Cli
     assert works[0].upstream == {"plain": [large, made, "small"]}
 
 
+async def test_a_service_is_given_values_as_far_as_they_fit_a_message(im: Client) -> None:
+    small, large = text(400_000), text(600_000)
+    await im.serve([giver("gives-small", {"a": small}), giver("gives-large", {"a": large})])
+    asked: list[Any] = []
+    async with connected(im.url) as nats:
+
+        async def reply(message: Any) -> None:
+            asked.append(json.loads(message.data))
+            await message.respond(b'"done"')
+
+        await nats.subscribe("large.service", cb=reply)
+        await nats.flush()
+        for giving in ("gives-small", "gives-large"):
+            tasks = [Task("a", giving), Task("ask", "service:large.service", depends_on=["a"], config={"of": giving})]
+            ended = await im.wait(await Workflow("asks", tasks=tasks).start(), timeout=WAIT_S)
+            assert ended.outputs.get("ask") == "done", ended
+        assert asked[0]["upstream"] == {"a": small}
+        assert set(asked[1]["upstream"]["a"]) == {"$artifact"}
+        assert asked[1]["config"] == {"of": "gives-large"}
+
+
 async def test_a_failed_download_leaves_the_caller_with_an_error_that_names_it(im: Client) -> None:
     await im.serve([giver("gives", {"a": text(400_000)})])
     result = await Workflow("named", tasks=[Task("a", "gives")]).execute(timeout=WAIT_S)

@@ -7,6 +7,7 @@ shard's facts at a time. While a system runs, a log's beginning up to some fact 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from infinity_matrix_actors.errors import StorageUnavailable, UnknownExecution
 from infinity_matrix_actors.fact import Started
@@ -40,8 +41,16 @@ class Report:
     open: int = 0
     #: Checked without their graph.
     partly: int = 0
-    #: Messages that are no facts, forged ones among them.
+    #: Messages that are no facts, forged ones among them, and messages in the queue that are no works.
     garbage: int = 0
+
+
+class Queue(NamedTuple):
+    """What is queued or out, the stream's time at which it was, and how many messages there are no works."""
+
+    works: list[QueuedWork]
+    read_at: float
+    garbage: int
 
 
 async def verify_installation(
@@ -58,13 +67,14 @@ async def verify_installation(
     shards = range(installation.shards) if execution is None else [shard_of(execution, installation.shards)]
     report = Report()
     # The queue first: of what it held then, the log that is read afterwards knows the end.
-    queued, read_at = await read_queue(session, subjects)
+    queue = await read_queue(session, subjects)
+    report.garbage += queue.garbage
     starts: dict[str, Started] = {}
     kin: dict[str, Kin] = {}
     for shard in shards:
         on_shard(shard)
         history = await read_shard(session, subjects, shard, execution)
-        history.queued, history.queue_read_at = queued, read_at
+        history.queued, history.queue_read_at = queue.works, queue.read_at
         report.violations += await asyncio.to_thread(verify, history, has_all_shards=False)
         kin.update(kin_of(history))
         report.facts += sum(map(len, history.facts.values()))
@@ -81,7 +91,7 @@ async def verify_installation(
     report.violations += [found for found in check_causes(starts) if found not in report.violations]
     if execution is None:
         # Finished executions may have been purged to make room, so what is missing is not missed.
-        report.violations += check_children(kin, read_at, is_whole=False)
+        report.violations += check_children(kin, queue.read_at, is_whole=False)
     return report
 
 
@@ -89,7 +99,8 @@ async def read_history(session: Session, installation: Installation) -> History:
     """The whole log as one history, for who has journals to hold against it."""
     subjects = installation.subjects()
     whole = History()
-    whole.queued, whole.queue_read_at = await read_queue(session, subjects)
+    queue = await read_queue(session, subjects)
+    whole.queued, whole.queue_read_at = queue.works, queue.read_at
     for shard in range(installation.shards):
         history = await read_shard(session, subjects, shard)
         whole.facts.update(history.facts)
@@ -126,19 +137,21 @@ async def read_shard(session: Session, subjects: Subjects, shard: int, execution
     return history
 
 
-async def read_queue(session: Session, subjects: Subjects) -> tuple[list[QueuedWork], float]:
-    """The works that are queued or out, and the stream's time at which they were."""
+async def read_queue(session: Session, subjects: Subjects) -> Queue:
+    """The works that are queued or out."""
     api = JetStreamApi(session)
-    found: list[QueuedWork] = []
+    found: list[str] = []
     read_at = 0.0
     while True:
         body = {"subjects_filter": ">", "offset": len(found)}
         info = await api.call(f"STREAM.INFO.{subjects.work_stream}", body)
         read_at = read_at or parse_server_time(str(info["ts"]))
         names = info["state"].get("subjects") or {}
-        found += [QueuedWork(*work) for name in names if (work := subjects.parse_work(name)) is not None]
+        found += names
         if not names or len(found) >= int(info.get("total", 0)):
-            return found, read_at
+            break
+    works = [QueuedWork(*work) for name in found if (work := subjects.parse_work(name)) is not None]
+    return Queue(works, read_at, len(found) - len(works))
 
 
 async def _read(

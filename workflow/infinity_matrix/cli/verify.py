@@ -62,5 +62,5 @@ def _show(report: "Report") -> None:
     if report.partly:
         parts.append(f"{report.partly:,} executions checked without their graph")
     if report.garbage:
-        parts.append(f"{report.garbage:,} messages that are no facts")
+        parts.append(f"{report.garbage:,} messages that are no facts or works")
     output.note(", ".join(parts))
