@@ -10,7 +10,7 @@ from typing import Any
 
 import nats.micro
 from infinity_matrix_actors.document import define, parse_document
-from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge, UnknownExecution
+from infinity_matrix_actors.errors import InfinityMatrixError, PayloadTooLarge
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.codec import Undecodable, decode, encode
 from infinity_matrix_bus.log import get_logger
@@ -24,28 +24,22 @@ from infinity_matrix_coordinator.agent_verbs import AgentVerbs
 from infinity_matrix_coordinator.begun_again import begun_again
 from infinity_matrix_coordinator.control_verbs import ControlVerbs
 from infinity_matrix_coordinator.dead_verbs import DeadVerbs
-from infinity_matrix_coordinator.operations import Operations, check_id
+from infinity_matrix_coordinator.operations import Operations
+from infinity_matrix_coordinator.reading_verbs import ReadingVerbs
 from infinity_matrix_coordinator.requests import (
     BadRequest,
     Verb,
-    flag,
-    limit,
-    optional_number,
-    optional_texts,
     taking,
     text,
 )
 from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
 from infinity_matrix_coordinator.schedule_verbs import ScheduleVerbs
-from infinity_matrix_coordinator.views import status_of
 
 SERVICE_NAME = "im-api"
 SERVICE_VERSION = "1.0.0"
 #: Requests answered at once; more wait.
 REQUESTS_MAX = 256
 REPLY_TIMEOUT_S = 10.0
-#: Facts in an answer of `history`, unless the request says otherwise.
-HISTORY_LIMIT = 10_000
 log = get_logger("infinity_matrix.coordinator")
 
 
@@ -64,14 +58,14 @@ class ApiService:
             # Agents of another version may say more than this one knows, and their works wait for the answer.
             "attempt": self._attempt,
             "deploy": self._deploy,
+            "undeploy": taking(self._undeploy, "workflow"),
             "ping": taking(self._ping),
             "coordinators": taking(self._coordinators),
-            "status": taking(self._status, "execution", "tasks", "results"),
             "signal": taking(self._signal, "execution", "name", "data", "id"),
-            "history": taking(self._history, "execution", "after", "limit"),
             **AgentVerbs(operations).verbs(),
             **ControlVerbs(operations).verbs(),
             **DeadVerbs(operations).verbs(),
+            **ReadingVerbs(operations).verbs(),
             **ScheduleVerbs(operations).verbs(),
         }
 
@@ -170,15 +164,10 @@ class ApiService:
             "definition": await ScheduleOperations(self._operations).deploy(definition),
         }
 
-    async def _status(self, body: dict[str, Any]) -> Any:
-        status = asdict(status_of(await self._operations.fold(text(body, "execution"))))
-        tasks, has_results = optional_texts(body, "tasks"), flag(body, "results", True)
-        if tasks is not None:
-            status["tasks"] = {name: task for name, task in status["tasks"].items() if name in tasks}
-        if not has_results:
-            for task in status["tasks"].values():
-                task["result"] = None
-        return status
+    async def _undeploy(self, body: dict[str, Any]) -> Any:
+        workflow = text(body, "workflow")
+        await self._operations.undeploy(workflow)
+        return {"workflow": workflow}
 
     async def _signal(self, body: dict[str, Any]) -> Any:
         execution = text(body, "execution")
@@ -187,15 +176,6 @@ class ApiService:
             raise BadRequest("id must be a string")
         await self._operations.signal(execution, text(body, "name"), body.get("data"), signal_id)
         return {"execution": execution}
-
-    async def _history(self, body: dict[str, Any]) -> Any:
-        execution, after = check_id(text(body, "execution")), optional_number(body, "after") or 0.0
-        most = limit(body, HISTORY_LIMIT)
-        facts = await self._operations.facts_of(execution)
-        if not facts and await self._operations.started_of(execution) is None:
-            raise UnknownExecution(execution)
-        later = [(sequence, fact) for sequence, fact in facts if sequence > after][:most]
-        return [{"sequence": sequence, "kind": type(fact).__name__.lower(), **asdict(fact)} for sequence, fact in later]
 
 
 def _may_be_answered(reply: str, prefix: str) -> bool:

@@ -19,6 +19,7 @@ async def im() -> AsyncIterator[Client]:
 
     @agent.handler
     async def handle(work: Work) -> Any:
+        work.log.info("asked")
         return work.config.get("result", work.input)
 
     async with infinity_matrix.local(agents=[agent], sync="lazy") as client:
@@ -62,6 +63,32 @@ async def test_a_workflow_is_deployed_started_and_read_with_json_alone(plain: Na
     assert [fact["sequence"] for fact in history] == sorted(fact["sequence"] for fact in history)
 
 
+async def test_figures_log_lines_and_artifacts_are_read_with_json_alone(plain: Nats) -> None:
+    await ask(plain, "deploy", **document("read"))
+    large = {"text": "x" * 300_000}
+    execution = (await ask(plain, "start", workflow="read", input=large))["ok"]["execution"]
+    await ended(plain, execution)
+    metrics = (await ask(plain, "metrics", execution=execution))["ok"]
+    assert (metrics["completed"], metrics["tasks"]["only"]["attempts"]) == (1, 1)
+    lines: list[Any] = []
+
+    async def has_lines() -> bool:
+        lines[:] = (await ask(plain, "logs", execution=execution, task="only", limit=1))["ok"]
+        return bool(lines)
+
+    await until(has_lines, 10.0, "the log line")
+    assert [(line["task_id"], line["level"], line["event"]) for line in lines] == [("only", "info", "asked")]
+    named = (await ask(plain, "artifacts", execution=execution))["ok"]
+    assert [artifact["of"] for artifact in named] == ["input", "result of only"]
+
+
+async def test_an_event_starts_nothing_any_more_once_a_workflow_is_undeployed(plain: Nats) -> None:
+    await ask(plain, "deploy", **document("armed"), triggers=[{"event": "armed"}])
+    assert (await ask(plain, "workflow.versions", workflow="armed"))["ok"][0]["is_armed"]
+    assert (await ask(plain, "undeploy", workflow="armed"))["ok"] == {"workflow": "armed"}
+    assert not (await ask(plain, "workflow.versions", workflow="armed"))["ok"][0]["is_armed"]
+
+
 async def test_starting_over_the_wire_is_idempotent(plain: Nats) -> None:
     await ask(plain, "deploy", **document("by-id"))
     for _ in range(2):
@@ -93,6 +120,10 @@ async def test_an_execution_is_cancelled_over_the_wire(plain: Nats) -> None:
         ("status", {"execution": ["x"]}, "BadRequest"),
         ("cancel", {"execution": "never"}, "UnknownExecution"),
         ("history", {}, "BadRequest"),
+        ("metrics", {"execution": "nobody"}, "UnknownExecution"),
+        ("logs", {"execution": "nobody"}, "UnknownExecution"),
+        ("artifacts", {"execution": "nobody"}, "UnknownExecution"),
+        ("undeploy", {"workflow": "nobody"}, "UnknownWorkflow"),
         ("attempt", {"execution": "x", "task": "a b", "agent": "c", "attempt": 1}, "BadRequest"),
         ("attempt", {"execution": "x", "task": "a", "agent": "c", "attempt": "1"}, "BadRequest"),
         ("list", {"limit": "all"}, "BadRequest"),

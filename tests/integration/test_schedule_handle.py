@@ -194,3 +194,18 @@ async def test_a_second_time_without_a_name_is_refused_rather_than_replacing_the
     await one.schedule(cron="0 2 * * *", overlap="allow_all")
     assert await names(im) == ["report", "report-again"]
     assert (await ScheduleOperations(im.operations).show("report")).overlap == "allow_all"
+
+
+async def test_after_a_deletion_it_may_be_scheduled_at_other_times(im: Client) -> None:
+    report = workflow()
+    handle = await report.schedule(cron="0 2 * * *")
+    await handle.delete()
+    again = await report.schedule(cron="0 3 * * *")
+    assert (await again.show()).cron == "0 3 * * *"
+
+
+async def test_a_client_has_the_schedules_that_others_made(im: Client) -> None:
+    await workflow().schedule(cron="0 2 * * *", name="nightly")
+    await im.schedules.pause("nightly", "holidays")
+    (view,) = await im.schedules.list()
+    assert (view.name, view.paused, view.reason) == ("nightly", True, "holidays")

@@ -17,11 +17,10 @@ from infinity_matrix_actors.fact import Priority
 from infinity_matrix_actors.state import ExecutionState, TaskState
 from infinity_matrix_agents import Agent, AgentRunner
 from infinity_matrix_bus.api import JetStreamApi
+from infinity_matrix_bus.artifacts import ArtifactStore
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore, Deployment
-from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.installation import Installation, read_installation
-from infinity_matrix_bus.log_reader import Entry
 from infinity_matrix_bus.session import Endpoint, NoResponders, RequestTimeout, SessionLost
 from infinity_matrix_coordinator.agent_pauses import is_paused, pause_agent, resume_agent
 from infinity_matrix_coordinator.approvals import APPROVE, REJECT, Approval, Approvals
@@ -31,7 +30,8 @@ from infinity_matrix_coordinator.dead_operations import DeadLetter, DeadOperatio
 from infinity_matrix_coordinator.forks import Forks
 from infinity_matrix_coordinator.lineage import Lineage, lineage_of
 from infinity_matrix_coordinator.listing import ExecutionSummary, Selection
-from infinity_matrix_coordinator.operations import Operations, check_id, new_execution_id
+from infinity_matrix_coordinator.log_lines import LogLine, lines_of
+from infinity_matrix_coordinator.operations import Operations, new_execution_id
 from infinity_matrix_coordinator.patience import across_sessions, patiently
 from infinity_matrix_coordinator.purges import Purges
 from infinity_matrix_coordinator.runs import IfExists, Runs
@@ -48,8 +48,6 @@ from infinity_matrix_coordinator.views import (
     status_of,
 )
 from infinity_matrix_coordinator.whole import whole_approvals, whole_result, whole_status
-
-from infinity_matrix.logs import LogLine, read_line
 
 COORDINATOR_TIMEOUT_S = 5.0
 #: Who may not read the secret gets no answer.
@@ -124,6 +122,16 @@ class Client:
     def connection(self) -> Connection:
         return self._connection
 
+    @property
+    def schedules(self) -> ScheduleOperations:
+        """The schedules that are here: list, show, pause, resume, trigger, backfill, delete, by name."""
+        return ScheduleOperations(self.operations)
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """The values too large for a message: list, and get."""
+        return self.operations.artifacts
+
     async def serve(self, agents: Iterable[Agent]) -> None:
         """Serves agents on this client's connection until it is closed; those it serves already go on."""
         served = {runner.agent.name for runner in self._runners}
@@ -136,7 +144,7 @@ class Client:
 
     async def deploy(self, definition: WorkflowDefinition) -> str:
         """Stores a definition with its schedules and arms its triggers; answers its hash."""
-        return await patiently(lambda: ScheduleOperations(self.operations).deploy(definition))
+        return await patiently(lambda: self.schedules.deploy(definition))
 
     async def undeploy(self, workflow: str) -> None:
         await self.operations.undeploy(workflow)
@@ -262,17 +270,8 @@ class Client:
             yield update
 
     async def get_logs(self, execution_id: str, task_id: str | None = None) -> Sequence[LogLine]:
-        """The log lines of an execution's agents, oldest first."""
-        subjects = self.operations.subjects
-        id = check_id(execution_id)
-        pattern = subjects.logs("*", id, check_id(task_id)) if task_id else subjects.logs_of(id)
-
-        async def read() -> Sequence[Entry]:
-            return await read_all(await self.operations.session(), subjects.logs_stream, (pattern,))
-
-        entries = await patiently(read)
-        lines = [line for line in map(read_line, entries) if line is not None]
-        return sorted(lines, key=lambda line: line.at)
+        """The log lines of an execution's agents, oldest first; raises UnknownExecution."""
+        return await patiently(lambda: lines_of(self.operations, execution_id, task_id))
 
     async def list(
         self,

@@ -95,6 +95,8 @@ class ScheduleHandle:
     async def delete(self) -> None:
         """Deletes it: nothing of it starts once this returns. Raises UnknownSchedule."""
         await self._on(lambda schedules: schedules.delete(self.name))
+        if self._workflow is not None:
+            _unnamed.get(self._workflow, {}).pop(self.name, None)
 
     async def _on(self, call: Callable[[ScheduleOperations], Awaitable[Answer]]) -> Answer:
         await self
@@ -117,12 +119,12 @@ class ScheduleHandle:
 
     def _begin(self, workflow: "Workflow", *, is_paused: bool) -> None:
         """Stores it: here and now, or as a task of the running loop."""
+        self._workflow = workflow
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             asyncio.run(self._store_apart(is_paused=is_paused))
             return
-        self._workflow = workflow
         self._storing = loop.create_task(self._store(is_paused=is_paused), name=f"store-schedule-{self.name}")
         self._storing.add_done_callback(self._check_ended)
         _pending.setdefault(workflow, []).append(self)

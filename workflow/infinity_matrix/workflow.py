@@ -20,6 +20,7 @@ from infinity_matrix_actors.document_file import load_document
 from infinity_matrix_actors.errors import InvalidDefinition, InvalidInput
 from infinity_matrix_actors.fact import Priority
 from infinity_matrix_actors.schedule import CATCH_UP_S, Overlap
+from infinity_matrix_coordinator.log_lines import LogLine
 from infinity_matrix_coordinator.runs import IfExists
 from infinity_matrix_coordinator.views import (
     ExecutionMetrics,
@@ -32,7 +33,6 @@ from pydantic import BaseModel, ValidationError
 from infinity_matrix.agents import until_told_to_stop
 from infinity_matrix.client import Client
 from infinity_matrix.host import hosted
-from infinity_matrix.logs import LogLine
 from infinity_matrix.policy import Policy, policy_data, policy_documents
 from infinity_matrix.resolution import opened
 from infinity_matrix.schedule import ScheduleHandle, schedule_workflow, settled
@@ -379,7 +379,7 @@ class Workflow:
             return await client.get_metrics(execution_id)
 
     async def get_logs(self, execution_id: str, task_id: str | None = None) -> Sequence[LogLine]:
-        """The log lines of an execution's agents, oldest first."""
+        """The log lines of an execution's agents, oldest first; raises UnknownExecution."""
         async with self._opened() as client:
             return await client.get_logs(execution_id, task_id)
 

@@ -13,8 +13,7 @@ from infinity_matrix.cli.failure import WORKFLOW_FAILED, UsageProblem
 
 if TYPE_CHECKING:
     from infinity_matrix_coordinator.lineage import Lineage
-
-    from infinity_matrix.logs import LogLine
+    from infinity_matrix_coordinator.log_lines import LogLine
 
 app = typer.Typer()
 
