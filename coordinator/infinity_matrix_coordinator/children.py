@@ -34,6 +34,8 @@ from infinity_matrix_coordinator.views import outputs_of
 #: Children of children: what goes deeper is refused, because it is mostly a workflow that starts itself.
 CHILD_DEPTH_MAX = 16
 RETRY_DELAY_S = 0.5
+#: Between two looks whether a workflow is paused still, whose children wait.
+PAUSED_RETRY_S = 1.0
 log = get_logger("infinity_matrix.coordinator")
 
 
@@ -49,6 +51,8 @@ class Children:
         self._outbox = outbox
         self._store = DefinitionStore(session, subjects)
         self._artifacts = artifacts
+        #: Of workflows that are paused: when to look again whether they still are, on the loop's clock.
+        self._look_at: dict[str, float] = {}
 
     def id_of(self, execution: str, begun: str, task: str, attempt: int) -> str:
         """The execution that is this attempt. `begun` is when its parent started: an id may be free again one day."""
@@ -65,7 +69,9 @@ class Children:
             message = f"children may be {CHILD_DEPTH_MAX} deep, this one would be the {depth}th"
             self._fail(execution, task, attempt, TaskError(ErrorType.TOO_DEEP, message, retryable=False))
             return
-        digest = await self._digest(workflow)
+        digest = await self._digest(workflow, lambda: _may_wait(execution, task, attempt))
+        if not actor.is_open or actor.attempt != attempt:
+            return
         if digest is None:
             if not self._session.is_lost:
                 message = f"no workflow {workflow!r} is deployed"
@@ -207,16 +213,32 @@ class Children:
                 await asyncio.sleep(RETRY_DELAY_S)
         return None
 
-    async def _digest(self, workflow: str) -> str | None:
+    async def _digest(self, workflow: str, may_wait: Callable[[], bool]) -> str | None:
+        """What is deployed by that name, None for nothing or when the session is lost. While it is paused it waits."""
+        now = asyncio.get_running_loop().time
         while not self._session.is_lost:
+            look_at = self._look_at.get(workflow)
+            if look_at is not None and now() < look_at and may_wait():
+                await asyncio.sleep(PAUSED_RETRY_S)
+                continue
+            if look_at is not None:
+                # One looks for all that wait.
+                self._look_at[workflow] = now() + PAUSED_RETRY_S
             try:
                 deployment = await self._store.deployment(workflow)
-                return None if deployment is None else deployment.definition
             except SessionLost:
                 return None
             except InfinityMatrixError as error:
                 log.info("child_postponed", workflow=workflow, reason=str(error))
                 await asyncio.sleep(RETRY_DELAY_S)
+                continue
+            is_paused = deployment is not None and deployment.is_paused
+            if is_paused:
+                self._look_at[workflow] = now() + PAUSED_RETRY_S
+            else:
+                self._look_at.pop(workflow, None)
+            if not is_paused or not may_wait():
+                return None if deployment is None else deployment.definition
         return None
 
     async def _fold(self, child: str) -> ExecutionActor | None:
@@ -242,6 +264,13 @@ class Children:
         shard = shard_of(execution.id, self._shards)
         subject = self._subjects.outcome(shard, execution.id, CHILD_AGENT, task, attempt)
         self._outbox.post(subject, failed_payload(error), _ignore)
+
+
+def _may_wait(execution: ExecutionActor, task: str, attempt: int) -> bool:
+    """Whether a child need not begin yet. One that was cancelled before has to say so: its parent waits for that."""
+    actor = execution.tasks[task]
+    is_stopped = execution.stopped_at is not None and not execution.is_undoing(task)
+    return actor.is_open and actor.attempt == attempt and not is_stopped
 
 
 def _depth(execution: ExecutionActor) -> int:

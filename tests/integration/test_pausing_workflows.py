@@ -9,7 +9,7 @@ from harness import until
 from infinity_matrix.agents import Agent, Work
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Trigger, Workflow
-from infinity_matrix_actors.errors import UnknownVersion, WorkflowPaused
+from infinity_matrix_actors.errors import InvalidName, UnknownVersion, WorkflowPaused
 from plain import ask, connected
 
 
@@ -79,10 +79,28 @@ async def test_an_event_starts_a_workflow_only_while_it_is_not_paused(im: Client
     assert results == {1, 4}
 
 
+async def test_a_child_of_a_paused_workflow_begins_when_that_is_resumed(im: Client) -> None:
+    await orders().deploy()
+    await Workflow("other", tasks=[Task("only", "echo")]).deploy()
+    await im.pause_workflow("orders")
+    parents = Workflow("parents", tasks=[Task("call", workflow="orders", input={"n": 1})])
+    held, cancelled = await parents.start(), await parents.start()
+    others = Workflow("others", tasks=[Task("call", workflow="other", input={"n": 2})])
+    assert (await others.execute(timeout=10.0)).status == "completed"
+    await im.cancel(cancelled, grace=0)
+    assert (await im.wait(cancelled, timeout=10.0)).status == "cancelled"
+    # Its child was never begun: it had been cancelled before.
+    assert [child.state for child in await im.list("orders")] == ["cancelled"]
+    assert (await im.get_status(held)).state == "running"
+    await im.resume_workflow("orders")
+    assert (await im.wait(held, timeout=10.0)).outputs == {"call": {"only": {"n": 1}}}
+    assert sorted(child.state for child in await im.list("orders")) == ["cancelled", "completed"]
+
+
 async def test_a_workflow_that_is_not_there_cannot_be_paused(im: Client) -> None:
     with pytest.raises(infinity_matrix.UnknownWorkflow):
         await im.pause_workflow("never")
-    with pytest.raises(infinity_matrix.UnknownWorkflow):
+    with pytest.raises(InvalidName):
         await im.resume_workflow("*")
 
 
