@@ -18,7 +18,7 @@ from infinity_matrix_actors.errors import BackupUnusable, RestoreRefused, Storag
 
 from infinity_matrix_bus.api import ELECTION_RETRY_S, STREAM_NOT_FOUND, JetStreamApi, JetStreamError
 from infinity_matrix_bus.codec import rfc3339
-from infinity_matrix_bus.installation import Installation, mend_derived_streams
+from infinity_matrix_bus.installation import SHARDS_MAX, Installation, mend_derived_streams
 from infinity_matrix_bus.session import NoResponders, RequestTimeout, Session
 from infinity_matrix_bus.snapshot import Snapshot, digest_of, load_stream, save_stream
 from infinity_matrix_bus.subjects import Subjects
@@ -76,11 +76,23 @@ class Manifest:
             )
             taken_at = datetime.datetime.fromisoformat(record["taken_at"]).timestamp()
             version, events_from = str(record["server_version"]), int(record["events_from"])
-            return cls(str(record["prefix"]), int(record["shards"]), taken_at, version, streams, events_from)
+            manifest = cls(str(record["prefix"]), int(record["shards"]), taken_at, version, streams, events_from)
         except FileNotFoundError:
             raise BackupUnusable(folder, f"it has no {MANIFEST}: it is no backup, or one that broke off") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BackupUnusable(folder, f"its {MANIFEST} cannot be read: {error}") from error
+        manifest._check_whole(folder)
+        return manifest
+
+    def _check_whole(self, folder: Path) -> None:
+        """Raises BackupUnusable when what no installation is without is not in it."""
+        if not 1 <= self.shards <= SHARDS_MAX:
+            raise BackupUnusable(folder, f"its {MANIFEST} says {self.shards} shards, they are 1 to {SHARDS_MAX}")
+        subjects = Subjects(self.prefix)
+        needed = [f"KV_{subjects.bucket('installation')}", *map(subjects.facts_stream, range(self.shards))]
+        missing = set(needed) - {one.stream for one in self.streams}
+        if missing:
+            raise BackupUnusable(folder, f"its {MANIFEST} does not name {', '.join(sorted(missing))}")
 
 
 def file_of(stream: str) -> str:

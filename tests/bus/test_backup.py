@@ -131,6 +131,19 @@ async def test_a_folder_without_a_whole_manifest_is_no_backup(session: Session, 
             await restore(session, tmp_path)
 
 
+async def test_a_manifest_that_names_not_every_log_is_none(session: Session, tmp_path: Path) -> None:
+    await back_up(session, await installed(session), tmp_path / "backup")
+    path = tmp_path / "backup" / MANIFEST
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, "streams": [one for one in whole["streams"] if one["stream"] != LOG]}))
+    with pytest.raises(BackupUnusable, match=f"does not name {LOG}"):
+        await restore(session, tmp_path / "backup", overwrites=True)
+    path.write_text(json.dumps({**whole, "shards": 100_000_000}))
+    with pytest.raises(BackupUnusable, match="100000000 shards"):
+        await restore(session, tmp_path / "backup", overwrites=True)
+    assert LOG in await names(session)
+
+
 async def test_a_backup_needs_an_empty_folder_and_leaves_it_empty_when_it_fails(
     session: Session, tmp_path: Path
 ) -> None:

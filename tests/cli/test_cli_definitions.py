@@ -50,6 +50,21 @@ def test_help_imports_nothing_heavy() -> None:
     assert not imported("--help") & HEAVY
 
 
+def test_a_ctrl_c_while_it_is_still_being_imported_ends_it_without_a_traceback() -> None:
+    code = """
+import sys
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "infinity_matrix.cli.workflows":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from infinity_matrix.entry import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 #: Commands that talk to no installation, or to the one they make.
 WITHOUT_URL = ("validate", "graph", "dev", "env", "demo")
 #: Commands that serve until they are ended, and answer nothing.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infinity_matrix.cli.failure import INTERRUPTED, report, wants_traceback
+from infinity_matrix.cli.failure import report, wants_traceback
+from infinity_matrix.entry import INTERRUPTED
 
 if TYPE_CHECKING:
     from infinity_matrix.client import Client

@@ -12,8 +12,6 @@ NO_SERVER = 3
 UNKNOWN = 4
 #: A fault of this program, as in sysexits.h.
 FAULT = 70
-#: As shells number a program that Ctrl-C ended.
-INTERRUPTED = 130
 
 DEBUG_VARIABLE = "IM_DEBUG"
 
