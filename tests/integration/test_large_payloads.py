@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from infinity_matrix_agents.command import command_agent
 from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.artifacts import OFFLOAD_BYTES, is_reference, target_of
 from infinity_matrix_bus.history import read_all
+from large_values import giver, taker, text
 from plain import connected
 
 WAIT_S = 30.0
@@ -32,33 +32,6 @@ async def im() -> AsyncIterator[Client]:
     """A whole system in this process, without agents."""
     async with infinity_matrix.local(sync="lazy") as client:
         yield client
-
-
-def text(size_bytes: int) -> str:
-    return os.urandom(size_bytes // 2).hex()
-
-
-def giver(name: str, results: dict[str, Any]) -> Agent:
-    """An agent that gives each task its result."""
-    agent = Agent(name)
-
-    @agent.handler
-    async def give(work: Work) -> Any:
-        return results[work.task]
-
-    return agent
-
-
-def taker(name: str) -> tuple[Agent, list[Work]]:
-    """An agent that notes the works it was given."""
-    agent, works = Agent(name), []
-
-    @agent.handler
-    async def take(work: Work) -> str:
-        works.append(work)
-        return "taken"
-
-    return agent, works
 
 
 async def largest_message(im: Client, stream: str) -> int:

@@ -1,9 +1,7 @@
 """Joins so wide that their work fits no message: it is stored in part, given out once, and arrives whole."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
-from typing import Any
 
 import infinity_matrix
 import pytest
@@ -12,6 +10,7 @@ from infinity_matrix.agents import Agent, Work
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Workflow
 from infinity_matrix_bus.artifacts import is_reference
+from large_values import giver, taker, text
 
 WAIT_S = 30.0
 
@@ -21,33 +20,6 @@ async def im() -> AsyncIterator[Client]:
     """A whole system in this process, without agents."""
     async with infinity_matrix.local(sync="lazy") as client:
         yield client
-
-
-def text(size_bytes: int) -> str:
-    return os.urandom(size_bytes // 2).hex()
-
-
-def giver(name: str, results: dict[str, Any]) -> Agent:
-    """An agent that gives each task its result."""
-    agent = Agent(name)
-
-    @agent.handler
-    async def give(work: Work) -> Any:
-        return results[work.task]
-
-    return agent
-
-
-def taker(name: str) -> tuple[Agent, list[Work]]:
-    """An agent that notes the works it was given."""
-    agent, works = Agent(name), []
-
-    @agent.handler
-    async def take(work: Work) -> str:
-        works.append(work)
-        return "taken"
-
-    return agent, works
 
 
 @pytest.mark.parametrize(
