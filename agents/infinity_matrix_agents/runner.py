@@ -42,6 +42,8 @@ from infinity_matrix_agents.work import Work
 
 TAKEN_AFTER_S = 0.1
 TICK_S = 0.05
+#: With nothing in hand. What begins meanwhile says no later that it was taken, as this is no longer than that takes.
+IDLE_TICK_S = 0.1
 LEASE_INTERVAL_S = ACK_WAIT_S / 3
 CONSUMER_RETRY_S = 0.5
 DRAIN_TIMEOUT_S = 10.0
@@ -448,7 +450,7 @@ class AgentRunner:
     async def _tick(self) -> None:
         extended_at = self._loop.time()
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(TICK_S if self._held else IDLE_TICK_S)
             self._doubt.tick()
             now = self._time.now()
             for delivery in list(self._held):

@@ -122,6 +122,9 @@ class Session:
                     await session._connect(servers.pop())
                     session.inbox = session.client.new_inbox() + "."
                     await session.subscribe(session.inbox + "*", session._on_reply)
+            except GeneratorExit:
+                # Its loop has ended: there is nothing to wait on.
+                raise
             except BaseException as error:
                 reason = session._reason(error)
                 await session.close()
