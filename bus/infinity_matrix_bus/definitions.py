@@ -9,6 +9,7 @@ import asyncio
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -35,6 +36,8 @@ HEADER_BYTES = 128
 CHANGES_MAX = 20
 #: The server's error for a key that is there already.
 WRONG_LAST_SEQUENCE = 10071
+#: What was read of so many names is remembered by its bytes: a client starts one workflow thousands of times.
+DEPLOYMENTS_MAX = 256
 TIMEOUT_S = 5.0
 
 
@@ -51,6 +54,7 @@ class Deployment:
     is_paused: bool = False
 
     @classmethod
+    @lru_cache(maxsize=DEPLOYMENTS_MAX)
     def read(cls, workflow: str, data: bytes) -> "Deployment":
         record = decode_record(data)
         return cls(

@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import NamedTuple
 
 from infinity_matrix_actors.errors import PayloadTooLarge, StorageUnavailable
@@ -91,6 +92,11 @@ def read_ack(data: bytes | None, headers: bytes | None) -> Ack:
         return Ack(Fate.UNKNOWN, reason=str(error))
 
 
+def _settle(future: asyncio.Future[Ack], ack: Ack) -> None:
+    if not future.done():
+        future.set_result(ack)
+
+
 class Publisher:
     """Pipelined publishes of one session."""
 
@@ -162,7 +168,9 @@ class Outbox:
         self._empty = asyncio.Event()
         self._empty.set()
         self._timers: set[asyncio.TimerHandle] = set()
-        self._awaited: set[asyncio.Future[Ack]] = set()
+        #: Until when each is waited for. One timer has all of them: clients start thousands a second.
+        self._awaited: dict[asyncio.Future[Ack], float] = {}
+        self._expiry: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     async def on_session(self, session: Session) -> None:
@@ -200,15 +208,14 @@ class Outbox:
         if self._is_closed:
             raise StorageUnavailable(f"{subject} was not written: the outbox is closed")
         future: asyncio.Future[Ack] = self._loop.create_future()
-        self._awaited.add(future)
-        self.post(subject, payload, lambda ack: None if future.done() else future.set_result(ack))
-        # A timer on the future, for `asyncio.timeout` takes 3 times as long, and clients start thousands a second.
-        timer = self._loop.call_later(timeout_s, lambda: None if future.done() else future.set_result(UNKNOWN))
+        deadline = self._awaited[future] = self._loop.time() + timeout_s
+        if self._expiry is None or deadline < self._expiry.when():
+            self._expire_at(deadline)
+        self.post(subject, payload, partial(_settle, future))
         try:
             ack = await future
         finally:
-            timer.cancel()
-            self._awaited.discard(future)
+            del self._awaited[future]
         if ack is UNKNOWN:
             reason = f": {self._refusal}" if self._refusal else ""
             raise StorageUnavailable(f"the server confirmed no write to {subject} within {timeout_s:g} s{reason}")
@@ -234,11 +241,28 @@ class Outbox:
         self._is_closed = True
         for timer in self._timers:
             timer.cancel()
+        if self._expiry is not None:
+            self._expiry.cancel()
         for future in self._awaited:
             if not future.done():
                 future.set_result(Ack(Fate.UNKNOWN, reason="the outbox was closed first"))
         # What is given up stays counted in `pending`, so that `drained` does not call it written.
         self._empty.set()
+
+    def _expire_at(self, deadline: float) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        self._expiry = None
+        for future, deadline in self._awaited.items():
+            if deadline <= now:
+                _settle(future, UNKNOWN)
+        later = [deadline for deadline in self._awaited.values() if deadline > now]
+        if later:
+            self._expire_at(min(later))
 
     def _send(self) -> None:
         publisher = self._publisher

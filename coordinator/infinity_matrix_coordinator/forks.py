@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
-from infinity_matrix_actors.document import checked
 from infinity_matrix_actors.errors import (
     ExecutionExists,
     InvalidDefinition,
@@ -96,6 +95,9 @@ class Forks:
         seed = await self._fitting(seed_of(actor, from_task, changed.results))
         digest = actor.started.definition
         if changed.config:
+            # Documents are for pydantic, which takes half of what a client's import does.
+            from infinity_matrix_actors.document import checked
+
             digest = await self._operations.store(checked(with_config(actor.plan.definition, changed.config)))
         cause = {"fork": {"execution": actor.id, "from_task": from_task}}
         input = changed.input.get("input", actor.started.input)

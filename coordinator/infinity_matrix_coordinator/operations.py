@@ -139,8 +139,8 @@ class Operations:
 
     async def deployment_of(self, workflow: str) -> Deployment:
         """What a workflow's name stands for; raises UnknownWorkflow."""
-        session = await self.session()
-        found = await DefinitionStore(session, self.subjects).deployed(self._reading(session).reads, workflow)
+        reading = self._reading(await self.session())
+        found = await reading.definitions.deployed(reading.reads, workflow)
         if found is None:
             raise UnknownWorkflow(workflow)
         return found
@@ -192,7 +192,9 @@ class Operations:
 
     async def _encoded_start(self, started: Started) -> bytes:
         """The payload of a start whose input is admitted, with a reference in its place where it is large."""
-        await self.check_input(started.definition, started.input)
+        known = self._plans.get(started.definition)
+        if known is None or known.definition.input_schema is not None:
+            await self.check_input(started.definition, started.input)
 
         def encoded(value: Any) -> bytes:
             return started_payload(started if value is started.input else replace(started, input=value))
@@ -485,7 +487,7 @@ class Operations:
         return reading
 
     async def _store(self) -> DefinitionStore:
-        return DefinitionStore(await self.session(), self.subjects)
+        return self._reading(await self.session()).definitions
 
 
 class _Reading:
@@ -494,6 +496,7 @@ class _Reading:
     def __init__(self, session: Session, subjects: Subjects) -> None:
         self.session = session
         self.reads = GatheredReads(session)
+        self.definitions = DefinitionStore(session, subjects)
         self.watches = Watches(session, subjects)
 
     def close(self) -> None:

@@ -4,8 +4,8 @@ Only for what may be done again without harm.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 from infinity_matrix_actors.errors import InfinityMatrixError, StorageUnavailable
 from infinity_matrix_bus.api import NoLeader
@@ -20,6 +20,7 @@ ELECTION_DELAY_S = 1.0
 FORGIVEN_AFTER_S = 30.0
 LOSSES = (SessionLost, RequestTimeout, StorageUnavailable)
 Answer = TypeVar("Answer")
+Parameters = ParamSpec("Parameters")
 
 
 class Patience:
@@ -41,21 +42,33 @@ class Patience:
         await asyncio.sleep(delay_s * self._losses)
 
 
-async def patiently(
-    call: Callable[[], Awaitable[Answer]], losses: tuple[type[InfinityMatrixError], ...] = LOSSES
-) -> Answer:
+def patiently(
+    call: Callable[Parameters, Awaitable[Answer]], *arguments: Parameters.args, **options: Parameters.kwargs
+) -> Coroutine[Any, Any, Answer]:
     """The answer of a call that may be made again; raises what it raises, losses only after five in a row."""
-    patience = Patience()
-    while True:
-        try:
-            return await call()
-        except losses as loss:
-            await patience.bear(loss)
+    return _bearing(LOSSES, call, *arguments, **options)
 
 
-async def across_sessions(call: Callable[[], Awaitable[Answer]]) -> Answer:
+def across_sessions(
+    call: Callable[Parameters, Awaitable[Answer]], *arguments: Parameters.args, **options: Parameters.kwargs
+) -> Coroutine[Any, Any, Answer]:
     """The answer of a call that writes, and is made again where the connection broke under it.
 
     What was written then is there already. Where the server does not confirm, waiting was done by the call itself.
     """
-    return await patiently(call, (SessionLost,))
+    return _bearing((SessionLost,), call, *arguments, **options)
+
+
+async def _bearing(
+    losses: tuple[type[InfinityMatrixError], ...],
+    call: Callable[Parameters, Awaitable[Answer]],
+    *arguments: Parameters.args,
+    **options: Parameters.kwargs,
+) -> Answer:
+    patience: Patience | None = None
+    while True:
+        try:
+            return await call(*arguments, **options)
+        except losses as loss:
+            patience = patience or Patience()
+            await patience.bear(loss)

@@ -311,6 +311,29 @@ async def test_an_awaited_fact_that_is_not_confirmed_in_time_raises_and_is_still
         assert await messages_in(connection.session, "L") == 1
 
 
+async def test_who_awaits_a_fact_is_told_after_its_own_time_whatever_others_wait_for(server: EmbeddedServer) -> None:
+    async with connected(server) as connection:
+        outbox = await opened(connection)
+        loop = asyncio.get_running_loop()
+        took_s: dict[float, float] = {}
+
+        async def publish(timeout_s: float) -> None:
+            began = loop.time()
+            with pytest.raises(StorageUnavailable):
+                await outbox.publish(f"l.{timeout_s * 10:g}", b"", timeout_s)
+            took_s[timeout_s] = loop.time() - began
+
+        longest = asyncio.create_task(outbox.publish("l.longest", b"", 60))
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(publish(timeout_s) for timeout_s in (1.0, 0.2, 0.6)))
+        assert list(took_s) == [0.2, 0.6, 1.0]
+        assert all(took >= timeout_s for timeout_s, took in took_s.items()), took_s
+        assert not longest.done()
+        outbox.close()
+        with pytest.raises(StorageUnavailable, match="closed"):
+            await longest
+
+
 async def test_a_closed_outbox_gives_up_and_says_so(server: EmbeddedServer) -> None:
     async with connected(server) as connection:
         outbox = await opened(connection)

@@ -172,7 +172,7 @@ class Client:
         """
         how = _How.of(if_exists, priority)
         await self.find_coordinator()
-        digest = await patiently(lambda: self.operations.definition_to_start(workflow))
+        digest = await patiently(self.operations.definition_to_start, workflow)
         return await self._start(workflow, digest, input, execution_id, how)
 
     async def start_definition(
@@ -509,13 +509,12 @@ class Client:
 
     async def _start(self, workflow: str, digest: str, input: Any, execution_id: str | None, how: "_How") -> str:
         # Chosen once: whether a start arrived that the connection broke under, the next one tells.
-        id, operations = execution_id or new_execution_id(), self.operations
+        id = execution_id or new_execution_id()
         if execution_id is None:
-            return await across_sessions(
-                lambda: operations.start(workflow, digest, input, id, priority=how.priority, is_new=True)
-            )
-        runs = Runs(operations)
-        return await across_sessions(lambda: runs.start(workflow, digest, input, id, how.if_exists, how.priority))
+            start = self.operations.start
+            return await across_sessions(start, workflow, digest, input, id, priority=how.priority, is_new=True)
+        start_run = Runs(self.operations).start
+        return await across_sessions(start_run, workflow, digest, input, id, how.if_exists, how.priority)
 
     async def _run(
         self, workflow: str, digest: str, input: Any, execution_id: str | None, timeout_s: float | None, how: "_How"
