@@ -195,6 +195,7 @@ def _define_on_failure(document: WorkflowDocument) -> tuple[TaskDefinition, ...]
         if task.compensates not in forward:
             hint = did_you_mean(task.compensates, forward)
             raise InvalidDefinition(f"compensates names an unknown task {task.compensates!r}", where=where, hint=hint)
+        _check_undoes(task, forward[task.compensates], where)
         if task.compensates in undone:
             raise InvalidDefinition(
                 f"the task {task.compensates!r} is compensated twice", where=where, hint="remove one"
@@ -219,6 +220,15 @@ def _undoing(compensation: TaskDocument, forward: TaskDocument, compensates: str
         problem = f"compensate_when is {str(own)!r}, and {str(others)!r} on the task {forward.id!r}"
         raise InvalidDefinition(problem, where=where, hint="say it once")
     return compensation.model_copy(update={"compensate_when": others if own is CompensateWhen.DEFAULT else own})
+
+
+def _check_undoes(task: TaskDocument, forward: TaskDocument, where: str) -> None:
+    if forward.agent is None and forward.workflow is None:
+        problem = f"there is nothing to undo of {forward.id!r}, which only waits"
+        raise InvalidDefinition(problem, where=where, hint="remove compensates: it runs after all compensations then")
+    if task.workflow is not None and (forward.for_each or forward.loop is not None):
+        problem = f"a workflow is not told which instance of {forward.id!r} it is to undo"
+        raise InvalidDefinition(problem, where=where, hint="undo it by an agent, which may start the workflow")
 
 
 def _check_kind(task: TaskDocument, where: str) -> None:

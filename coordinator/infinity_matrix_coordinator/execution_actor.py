@@ -461,17 +461,24 @@ class ExecutionActor(Execution):
         return effects
 
     def _released(self, fact: Signal) -> list[Effect]:
-        """An agent let go of an attempt that was closed: what undoes it need not wait for the lease."""
+        """An agent let go of an attempt that was closed: what undoes it need not wait for the lease.
+
+        After the end nothing follows from that. That the task was done all the same is seen then, too: nobody else
+        tells.
+        """
         data = fact.data if isinstance(fact.data, dict) else {}
         task = str(data.get("task"))
         actor = self.tasks.get(task)
-        if actor is None or self.is_decided or not actor.closed or actor.closed != data.get("attempt"):
+        if actor is None or not actor.closed or actor.closed != data.get("attempt"):
             self.ignored += 1
             return []
-        actor.is_released = True
         effects: list[Effect] = []
-        if data.get("late") is True:
-            actor.is_late = True
+        is_late = data.get("late") is True
+        actor.is_late = actor.is_late or is_late
+        if self.is_decided:
+            return effects
+        actor.is_released = True
+        if is_late:
             error = actor.error.record() if actor.error is not None else None
             effects.append(PublishStatus(task, actor.state, actor.attempt, fact.at, error))
         if self.saga is not None:

@@ -101,10 +101,10 @@ class ScheduleOperations:
     async def create(self, schedule: Schedule, *, is_paused: bool = False, asked_s_ago: float = 0.0) -> ScheduleView:
         """Stores a schedule, in place of one of that name; what is stored already is left as it is.
 
-        What was counted stays, and so does a pause. `asked_s_ago` is how long it took to come here: a time that has
-        come meanwhile was to come when it was asked for, and is due at once. Raises UnknownWorkflow, InvalidDefinition
-        for one that never comes due, or whose name another workflow's has, InvalidInput, PayloadTooLarge,
-        PayloadNotEncodable, StorageUnavailable.
+        What was counted stays, and so does a pause; `is_paused` pauses one that was not. `asked_s_ago` is how long it
+        took to come here: a time that has come meanwhile was to come when it was asked for, and is due at once. Raises
+        UnknownWorkflow, InvalidDefinition for one that never comes due, or whose name another workflow's has,
+        InvalidInput, PayloadTooLarge, PayloadNotEncodable, StorageUnavailable.
         """
         digest = schedule.definition
         if digest is None:
@@ -117,10 +117,9 @@ class ScheduleOperations:
             if stored is None:
                 if await store.create(schedule, state):
                     break
-            elif (
-                stored.schedule == schedule
-                or await store.write(replace(stored, schedule=schedule, state=state)) is not None
-            ):
+            elif (stored.schedule == schedule and stored.state == state) or await store.write(
+                replace(stored, schedule=schedule, state=state)
+            ) is not None:
                 break
         else:
             raise _contended(schedule.name)
@@ -317,9 +316,8 @@ def _state(schedule: Schedule, stored: StoredSchedule | None, now: float, *, is_
             where=f"schedule {schedule.name!r}",
             hint="choose another name, or delete that one first",
         )
-    if stored.schedule == schedule:
-        return stored.state
-    return replaced(stored.schedule, stored.state, schedule, now)
+    state = stored.state if stored.schedule == schedule else replaced(stored.schedule, stored.state, schedule, now)
+    return paused(state, state.reason) if is_paused else state
 
 
 def _contended(name: str) -> StorageUnavailable:

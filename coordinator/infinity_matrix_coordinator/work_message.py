@@ -80,8 +80,10 @@ def _undoing(execution: ExecutionActor, forward: str | None) -> dict[str, Any]:
         compensates |= {key: actor.left[key] for key in ("attempt", "result", "state")}
     if actor.member_of is not None:
         compensates |= {name: value for name, value in execution.variables(actor).items() if name != "input"}
-    if actor.instance and definition.child is not None:
-        compensates["execution"] = actor.instance
+    if definition.child is not None:
+        compensates["input"] = actor.input
+        if actor.instance:
+            compensates["execution"] = actor.instance
     if actor.is_unknown and not is_left:
         # Its agent may have done it, may do it yet, or never began: undoing must be safe in each case.
         compensates["forward"] = UNKNOWN

@@ -343,3 +343,18 @@ def test_when_to_undo_may_be_said_on_the_task_that_another_of_on_failure_compens
     undoing = [{"id": "undo-a", "agent": "x", "compensates": "a"}]
     definition = define(parse_document({"name": "w", "tasks": tasks, "on_failure": undoing}))
     assert definition.on_failure[0].compensate_when == "attempted"
+
+
+@pytest.mark.parametrize(
+    ("forward", "undoing", "problem"),
+    [
+        ({"wait_for": "go"}, {"agent": "x"}, "nothing to undo of 'a', which only waits"),
+        ({"approval": {"assignees": ["ada"]}}, {"agent": "x"}, "nothing to undo of 'a', which only waits"),
+        ({"agent": "x", "for_each": "input"}, {"workflow": "w"}, "not told which instance of 'a'"),
+        ({"agent": "x", "loop": {"until": "true", "max_iterations": 2}}, {"workflow": "w"}, "not told which instance"),
+    ],
+)
+def test_what_cannot_be_undone_is_refused(forward: dict[str, Any], undoing: dict[str, Any], problem: str) -> None:
+    error = refusal({"id": "a", **forward}, on_failure=[{"id": "undo-a", "compensates": "a", **undoing}])
+    assert (error.where, problem in error.problem) == ("on_failure task 'undo-a'", True), error
+    assert error.hint

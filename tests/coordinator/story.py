@@ -185,6 +185,9 @@ class Story:
         self.effects += effects
         if was_decided and not (isinstance(fact, Command) and fact.kind in (CommandKind.RETRY, CommandKind.COMPENSATE)):
             unended = {"finished": None, "finishes": 0, "signals": {}}
+            if isinstance(fact, Signal) and fact.name == RELEASED_SIGNAL:
+                # Only that it was done all the same is seen then.
+                unended["tasks"] = {}
             assert effects == []
             assert {**self.actor.record(), **unended} == {**before, **unended}
         self._check_outstanding(fact, effects)

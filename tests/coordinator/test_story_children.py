@@ -3,6 +3,8 @@
 import pytest
 from infinity_matrix_actors.definition import ClosePolicy, MapDefinition
 from infinity_matrix_actors.effect import CancelChild, StartChild
+from infinity_matrix_bus.subjects import Subjects
+from infinity_matrix_coordinator.work_message import work_record
 from story import Story, child, each, render, task, undo, workflow
 
 RETRY = {"max_attempts": 2, "backoff": "fixed", "initial_delay": 5.0, "jitter": 0.0}
@@ -177,6 +179,17 @@ def test_a_child_can_undo() -> None:
         """
     )
     assert story.actor.tasks["undo-a"].input == {"was": "a"}
+
+
+def test_what_undoes_a_child_is_told_the_input_that_it_had() -> None:
+    definition = workflow(
+        task("a"),
+        child("c", "a", input={"was": "${{ a.result.from }}"}),
+        task("b", "c"),
+        on_failure=(undo("c", "undo-c"),),
+    )
+    story = Story(definition).tells("started", "a ok", "c ok", "b fatal")
+    assert work_record(Subjects("im"), 0, story.actor, "undo-c")["compensates"]["input"] == {"was": "a"}
 
 
 def test_each_and_child_have_one_world() -> None:

@@ -199,6 +199,17 @@ def test_a_success_after_the_closing_is_reported_as_late() -> None:
     assert story.state_of("undo-a") == "queued"
 
 
+def test_a_success_after_the_end_is_seen_and_nothing_follows_from_it() -> None:
+    undone = Story(workflow(task("a"), on_failure=(undo("a", "undo-a"),)))
+    undone.tells("started", "a closed timed_out", "+30 undo-a due 1", "undo-a ok")
+    unfinished = Story(workflow(task("a"))).tells("started", "a closed timed_out")
+    for story in (undone, unfinished):
+        assert story.actor.is_decided
+        assert story.tell("a released late") == []
+        assert story.actor.tasks["a"].is_late
+        assert (story.state_of("a"), story.actor.state) == ("failed", "failed")
+
+
 def test_a_new_owner_of_a_saga_under_way_tells_nobody_to_stop() -> None:
     story = Story(chain(undo("a", "undo-a"), undo("b", "undo-b"))).tells("started", "a ok", "b ok", "c fatal")
     assert not [effect for effect in story.actor.outstanding() if isinstance(effect, TellAgents)]

@@ -496,10 +496,11 @@ async def test_a_schedule_made_again_is_left_alone_and_one_that_changed_takes_it
     stored = await store.read("s")
     assert (await schedules.create(schedule)).paused
     assert await store.read("s") == stored
-    changed = await schedules.create(replace(schedule, cron="0 5 * * *"))
-    assert changed.paused
+    changed_schedule = replace(schedule, cron="0 5 * * *")
+    assert (await schedules.create(changed_schedule)).paused
     await schedules.resume("s")
     assert (await schedules.show("s")).upcoming != first.upcoming
+    assert (await schedules.create(changed_schedule, is_paused=True)).paused
 
 
 async def test_nothing_of_a_paused_workflow_is_started(im: Client, schedules: ScheduleOperations) -> None:

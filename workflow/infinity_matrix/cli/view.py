@@ -89,7 +89,9 @@ class View:
         view.state, view.ended_at, view.error = status.state, status.completed_at, status.error
         for task in status.tasks.values():
             at = task.completed_at or task.started_at or task.queued_at or 0.0
-            note = output.error_text(task.error) or _instances(task)
+            note = "; ".join(
+                part for part in (output.error_text(task.error) or _instances(task), _let_go(task)) if part
+            )
             view.rows[task.id] = Row(
                 task.id,
                 task.agent,
@@ -199,6 +201,13 @@ class View:
             if counts[state]:
                 text.append(f"  {counts[state]:,} {state}", style=output.STATE_STYLES[state])
         return text
+
+
+def _let_go(task: "TaskStatus") -> str:
+    """What the agent of an attempt that was closed has said since."""
+    if task.late:
+        return "it was done all the same, later"
+    return "its agent has let go" if task.released else ""
 
 
 def _instances(task: "TaskStatus") -> str:
