@@ -1,4 +1,4 @@
-"""A map: one instance of a task for each item of a list, so many at once, and some may fail."""
+"""Maps: one instance of a task for each item of a list, so many at once, and some may fail; and a map in a map."""
 
 import asyncio
 
@@ -48,6 +48,18 @@ workflow = Workflow(
     ],
 )
 
+albums = Workflow(
+    name="albums",
+    tasks=[
+        Task(
+            id="shrink",
+            agent=thumbnails.name,
+            for_each=["input.albums", "item.pictures"],
+            config={"name": "${{ item }}", "broken": False},
+        )
+    ],
+)
+
 
 async def main() -> None:
     async with infinity_matrix.local(agents=[catalog, thumbnails]):
@@ -61,6 +73,10 @@ async def main() -> None:
         instances = status.tasks["shrink"].instances
         assert instances == {"total": 20, "running": 0, "completed": 19, "failed": 1}
         print(f"{instances['completed']} of {instances['total']} pictures, at most {most_working} at once")
+
+        nested = await albums.execute({"albums": [{"pictures": ["sea", "sky"]}, {"pictures": ["cat"]}]}, timeout=60)
+        assert nested.outputs["shrink"] == [["sea-small", "sky-small"], ["cat-small"]], nested
+        print(f"of two albums: {nested.outputs['shrink']}")
 
 
 asyncio.run(main())

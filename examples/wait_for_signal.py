@@ -1,6 +1,7 @@
 """Waiting: an order is held until somebody approves it, or for a moment; no agent and no message waits meanwhile."""
 
 import asyncio
+import datetime
 
 import infinity_matrix
 from infinity_matrix.agents import Agent, Work
@@ -33,6 +34,13 @@ def order_workflow(name: str, timeout: str) -> Workflow:
     )
 
 
+def embargo_workflow(end: datetime.datetime) -> Workflow:
+    return Workflow(
+        name="order-embargo",
+        tasks=[Task(id="embargo", until=end), Task(id="ship", agent=orders.name, depends_on=["embargo"])],
+    )
+
+
 async def main() -> None:
     async with infinity_matrix.local(agents=[orders]):
         patient = order_workflow("order-patient", "1h")
@@ -47,6 +55,12 @@ async def main() -> None:
         assert result.outputs["approval"] == {"by": "nobody"}
         assert "ship" not in result.outputs
         print("order 17 shipped with approval, order 18 was not approved in time and not shipped")
+
+        end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(milliseconds=500)
+        result = await embargo_workflow(end).execute(input={"order": 19}, timeout=30)
+        assert result.outputs["ship"]["order"] == 19, result
+        assert datetime.datetime.now(datetime.UTC) >= end
+        print(f"order 19 was not shipped before {end:%H:%M:%S.%f}")
 
 
 asyncio.run(main())

@@ -472,20 +472,21 @@ class ExecutionActor(Execution):
         if actor is None or not actor.closed or actor.closed != data.get("attempt"):
             self.ignored += 1
             return []
-        effects: list[Effect] = []
         is_late = data.get("late") is True
         actor.is_late = actor.is_late or is_late
-        if self.is_decided:
-            return effects
+        return [] if self.is_decided else self._let_go(task, actor, fact.at, is_late=is_late)
+
+    def _let_go(self, task: str, actor: TaskActor, at: float, *, is_late: bool) -> list[Effect]:
         actor.is_released = True
+        effects: list[Effect] = []
         if is_late:
             error = actor.error.record() if actor.error is not None else None
-            effects.append(PublishStatus(task, actor.state, actor.attempt, fact.at, error))
+            effects.append(PublishStatus(task, actor.state, actor.attempt, at, error))
         if self.saga is not None:
             for undo, forward in self.saga.forward_of.items():
                 if forward == task:
                     self.saga.leased_until.pop(undo, None)
-            go_on_with_saga(self, fact.at, effects)
+            go_on_with_saga(self, at, effects)
         return effects
 
     def _open_attempt(self, fact: Outcome | Taken) -> TaskActor | None:

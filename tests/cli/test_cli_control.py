@@ -1,5 +1,7 @@
 """Controlling executions and workflows on the command line: one by one, many at a time, and what is refused."""
 
+import json
+
 import pytest
 from command_line import CommandLine, until
 
@@ -119,6 +121,17 @@ def test_a_paused_workflow_is_not_started_and_says_how_it_would_be(system: Comma
     execution = started(system, name)
     assert system("cancel", execution).code == 0
     assert system("workflows", "pause", "nobody").code == 4
+
+
+def test_an_undeployed_workflow_is_not_started_by_events_any_more(system: CommandLine) -> None:
+    tasks = [{"id": "only", "agent": "nobody-serves-this"}]
+    definition = {"name": "armed", "triggers": [{"event": "cli.armed"}], "tasks": tasks}
+    assert system("deploy", system.write("armed.json", json.dumps(definition))).code == 0
+    assert "deployed, armed" in system("workflows", "ls", "armed").out
+    assert system("workflows", "undeploy", "armed").out == "no event starts armed any more\n"
+    assert "armed" not in system("workflows", "ls", "armed").out.splitlines()[1].split()[2:]
+    assert system("workflows", "undeploy", "armed", "--json").json == {"workflow": "armed", "armed": False}
+    assert system("workflows", "undeploy", "nobody").code == 4
 
 
 def test_versions_are_listed_with_what_runs_on_them_and_compared(system: CommandLine) -> None:

@@ -63,6 +63,14 @@ def test_a_deployed_workflow_is_started_watched_listed_and_its_logs_are_read(sys
     ]
     assert sorted(line["task_id"] for line in system("logs", execution, "--json").lines) == ["first", "second"]
 
+    rows = [line.split() for line in system("metrics", execution).out.splitlines()[-3:]]
+    assert [row[:3] for row in rows[:2]] == [["first", "completed", "1"], ["second", "completed", "1"]]
+    assert rows[2][:3] == ["in", "all", "took"]
+    metrics = system("metrics", execution, "--json").json
+    assert (metrics["completed"], metrics["total_attempts"]) == (2, 2)
+    assert metrics["tasks"]["first"]["run_time"] >= 0
+    assert system("metrics", "nobody").code == 4
+
 
 def test_the_newest_executions_are_listed_first_up_to_the_limit(system: CommandLine) -> None:
     ids = [started(system, "pair") for _ in range(3)]

@@ -20,6 +20,8 @@ REFERENCE = ROOT / "docs" / "reference"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 SHARED_OPTIONS = {"--url", "--credentials", "--prefix", "--context", "--json", "--help", "-h"}
+#: A command in the text, or a line of a snippet that is one.
+COMMAND = re.compile(r"`imx ([^`]+)`|^(?:\$ )?imx (.+)$", re.MULTILINE)
 
 
 def fences(language: str) -> Iterator[tuple[str, str]]:
@@ -116,6 +118,24 @@ def test_every_command_and_option_is_told() -> None:
         options = {text for parameter in command.params for text in parameter.opts if text.startswith("-")}
         for option in options - SHARED_OPTIONS:
             assert f"`{option}" in told[name], f"imx {name} {option} is not told"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_that_is_named_exists(page: Path) -> None:
+    for found in COMMAND.finditer(page.read_text()):
+        words = (found[1] or found[2]).split(" -- ")[0].split("#")[0].split()
+        root: Any = typer.main.get_command(app)
+        command, name = root, "imx"
+        while words and (inner := getattr(command, "commands", None)) and not words[0].startswith("-"):
+            name = f"{name} {words[0]}"
+            assert words[0] in inner, f"there is no {name}"
+            command = inner[words.pop(0)]
+        if command is not root:
+            # A group by itself lists what it is about.
+            command = getattr(command, "commands", {}).get("ls", command)
+        known = {text for parameter in command.params for text in parameter.opts} | SHARED_OPTIONS
+        options = {word.strip("[]") for word in words if word.lstrip("[").startswith("-")}
+        assert options - known == set(), f"{name} has no such option"
 
 
 def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -128,6 +128,31 @@ async def test_a_map_over_a_large_result_looks_into_it(im: Client) -> None:
     assert result.outputs["m"] == [3 * number for number in range(2_000)]
 
 
+async def test_a_map_in_a_map_is_done_and_undone_line_by_line(im: Client, hands: Hands) -> None:
+    lines = Task(
+        "lines",
+        "hands",
+        for_each=["input.orders", "item.lines"],
+        config={"result": {"line": "${{ item }}", "place": "${{ index }}"}},
+        compensation=Task("undo-lines", "hands"),
+    )
+    last = Task("last", "hands", depends_on=["lines"], config={"fails": "${{ input.fails }}"})
+    workflow = Workflow("nested", tasks=[lines, last])
+    orders = [{"lines": ["a", "b"]}, {"lines": []}, {"lines": ["c"]}]
+    result = await workflow.execute(input={"orders": orders, "fails": False}, timeout=WAIT_S)
+    assert result.status == "completed", result.error
+    assert result.outputs["lines"] == [
+        [{"line": "a", "place": 0}, {"line": "b", "place": 1}],
+        [],
+        [{"line": "c", "place": 0}],
+    ]
+    instances = ["lines~0~0", "lines~0~1", "lines~2~0"]
+    assert hands.begun == Counter({f"nested/{name}": 1 for name in (*instances, "last")})
+    result = await workflow.execute(input={"orders": orders, "fails": True}, timeout=WAIT_S)
+    assert (result.status, result.compensation) == ("failed", "complete")
+    assert sorted(hands.undone) == instances
+
+
 async def test_a_map_that_is_cancelled_ends_soon_and_goes_on_when_it_is_taken_up(im: Client, hands: Hands) -> None:
     task = Task("m", "hands", for_each="input", max_parallel=4, config={"seconds": "${{ item }}"})
     workflow = Workflow("cancelled-map", tasks=[task], grace="1s")
@@ -144,6 +169,42 @@ async def test_a_map_that_is_cancelled_ends_soon_and_goes_on_when_it_is_taken_up
     assert max(hands.begun.values()) == 2
     await workflow.cancel(execution, grace=0)
     assert (await workflow.wait(execution, timeout=WAIT_S)).status == "cancelled"
+
+
+# Loops.
+
+
+async def test_a_loop_is_given_what_came_before_and_is_undone_from_its_last_turn(im: Client) -> None:
+    turner = Agent("turner")
+    turns: list[tuple[int | None, Any]] = []
+    undone: list[tuple[int, Any]] = []
+
+    @turner.handler
+    async def turn(work: Work) -> int | None:
+        if work.compensates is not None:
+            undone.append((work.compensates["iteration"], work.compensates["result"]))
+            return None
+        turns.append((work.iteration, work.previous))
+        return 1 if work.previous is None else int(work.previous) * 2
+
+    await im.serve([turner])
+    grow = Task(
+        "grow",
+        "turner",
+        loop={"until": "result >= input.enough", "max_iterations": 4},
+        compensation=Task("shrink", "turner"),
+    )
+    workflow = Workflow("looping", tasks=[grow])
+    result = await workflow.execute(input={"enough": 8}, timeout=WAIT_S)
+    assert result.status == "completed", result.error
+    assert result.outputs == {"grow": 8}
+    assert turns == [(0, None), (1, 1), (2, 2), (3, 4)]
+    assert undone == []
+    result = await workflow.execute(input={"enough": 9}, timeout=WAIT_S)
+    assert result.status == "failed"
+    assert result.error is not None
+    assert result.error["type"] == "max_iterations"
+    assert undone == [(3, 8), (2, 4), (1, 2), (0, 1)]
 
 
 # Children.

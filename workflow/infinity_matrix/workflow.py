@@ -362,10 +362,13 @@ class Workflow:
         async with self._opened() as client:
             return await client.fork(execution_id, from_task, changes, new_id)
 
-    async def signal(self, execution_id: str, name: str, data: Any = None) -> None:
-        """Sends a signal to an execution: the result of the task that waits for it, now or later."""
+    async def signal(self, execution_id: str, name: str, data: Any = None, *, signal_id: str | None = None) -> None:
+        """Sends a signal to an execution: the result of the task that waits for it, now or later.
+
+        The same `signal_id` counts once.
+        """
         async with self._opened() as client:
-            await client.signal(execution_id, name, data)
+            await client.signal(execution_id, name, data, signal_id)
 
     async def stream_status(self, execution_id: str) -> AsyncIterator[StatusUpdate]:
         """Every transition of the execution, from the beginning, none left out; ends with the execution."""

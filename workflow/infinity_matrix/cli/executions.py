@@ -1,4 +1,4 @@
-"""Commands that show executions: status, watch, ls, logs; and tail, which shows what goes by."""
+"""Commands that show executions: status, watch, ls, logs, metrics; and tail, which shows what goes by."""
 
 import json
 import sys
@@ -123,6 +123,31 @@ async def logs(
             output.write_json(line)
         else:
             output.write_line(_log_text(line))
+
+
+@command(app, "metrics")
+async def metrics(settings: Settings, id: ExecutionId) -> None:
+    """Show how long an execution's tasks waited and ran, and how many attempts they took."""
+    async with connected(settings) as client:
+        found = await client.get_metrics(id)
+    if settings.as_json:
+        output.write_json(found)
+        return
+    console = output.console()
+    rows = [
+        (
+            output.printable(name),
+            output.state_text(task.state, is_marked=console.is_terminal),
+            f"{task.attempts:,}",
+            output.span(task.queue_time),
+            output.span(task.run_time),
+        )
+        for name, task in found.tasks.items()
+    ]
+    totals = output.span(found.total_queue_time), output.span(found.total_run_time)
+    rows.append(("in all", f"took {output.span(found.duration)}", f"{found.total_attempts:,}", *totals))
+    columns = ("task", "state", "attempts", "waited", "ran")
+    console.print(output.table(columns, rows, right=("attempts", "waited", "ran")))
 
 
 @command(app, "tail")

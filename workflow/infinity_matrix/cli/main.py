@@ -34,6 +34,7 @@ SECTIONS = {
         "watch",
         "ls",
         "logs",
+        "metrics",
         "cancel",
         "pause",
         "resume",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from infinity_matrix_coordinator.versions import VersionSummary
 
 workflows_app = typer.Typer(
-    cls=ListingGroup, rich_markup_mode=None, help="List workflows and their versions; compare, pause, resume."
+    cls=ListingGroup, rich_markup_mode=None, help="List workflows and versions; compare, pause, disarm."
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A deployed workflow.")]
@@ -73,6 +73,17 @@ async def diff(
             output.write_line(f"- {each.path}  {output.to_json(each.before)}")
         else:
             output.write_line(f"~ {each.path}  {output.to_json(each.before)} -> {output.to_json(each.after)}")
+
+
+@command(workflows_app, "undeploy")
+async def undeploy(settings: Settings, name: Name) -> None:
+    """Disarm a workflow's triggers. It can still be started by its name, and its schedules go on."""
+    async with connected(settings) as client:
+        await client.undeploy(name)
+    if settings.as_json:
+        output.write_json({"workflow": name, "armed": False})
+    else:
+        output.write_line(f"no event starts {name} any more")
 
 
 @command(workflows_app, "pause")
