@@ -114,6 +114,8 @@ def _schedules(document: WorkflowDocument) -> tuple[dict[str, Any], ...]:
         fields = schedule.model_dump(exclude={"name"}, exclude_defaults=True)
         if "overlap" in fields:
             fields["overlap"] = str(schedule.overlap)
+        if "priority" in fields:
+            fields["priority"] = str(schedule.priority)
         if "input" in fields:
             fields["input"] = plain(schedule.input, f"{where}, input")
         name = schedule.name or document.name

@@ -36,6 +36,7 @@ from infinity_matrix_actors.document_field import (
     listed,
     listed_text,
 )
+from infinity_matrix_actors.fact import Priority
 from infinity_matrix_actors.schedule import CATCH_UP_S, Overlap
 
 #: An execution's facts are folded in one process, and its ancestors take a bit for every pair: 12 MB at this size.
@@ -244,6 +245,7 @@ class ScheduleDocument(Document):
     end: Text | None = None
     limit: int | None = Field(default=None, ge=1, description="Executions in all.")
     input: Any = Field(default=None, description="Of every execution.")
+    priority: Priority = Field(default=Priority.NORMAL, strict=False, description="Of every execution.")
 
 
 class WorkflowDocument(Document):

@@ -11,6 +11,7 @@ from typing import Any
 
 from infinity_matrix_actors.duration import parse_duration
 from infinity_matrix_actors.errors import InvalidDefinition
+from infinity_matrix_actors.fact import Priority
 from infinity_matrix_actors.names import check_name
 from infinity_matrix_actors.plain import plain
 from infinity_matrix_actors.schedule_times import check_cron, instant_of, next_tick, zone_of
@@ -52,6 +53,8 @@ class Schedule:
     limit: int | None = None
     input: Any = None
     definition: str | None = None
+    #: Of its executions.
+    priority: Priority = Priority.NORMAL
 
     @property
     def timing(self) -> tuple[Any, ...]:
@@ -74,6 +77,7 @@ def new_schedule(
     limit: object = None,
     input: object = None,
     definition: str | None = None,
+    priority: object = Priority.NORMAL,
 ) -> Schedule:
     """A checked schedule; raises InvalidDefinition for what cannot be.
 
@@ -88,6 +92,8 @@ def new_schedule(
         raise InvalidDefinition(
             f"{overlap!r:.100} is no overlap policy", where=where, hint="one of " + ", ".join(Overlap)
         )
+    if priority not in tuple(Priority):
+        raise InvalidDefinition(f"{priority!r:.100} is no priority", where=where, hint="one of " + ", ".join(Priority))
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise InvalidDefinition(f"limit is {limit!r:.100}", where=where, hint="a whole number of at least 1")
     catch_up_s = parse_duration(catch_up, f"{where}, catch_up")
@@ -114,6 +120,7 @@ def new_schedule(
         limit,
         plain(input, f"{where}, input"),
         definition,
+        Priority(str(priority)),
     )
 
 

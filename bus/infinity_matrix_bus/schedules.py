@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infinity_matrix_actors.errors import StorageUnavailable
+from infinity_matrix_actors.fact import Priority
 from infinity_matrix_actors.schedule import Overlap, Schedule
 from infinity_matrix_actors.schedule_state import ScheduleState, Tick, TickKind
 
@@ -145,9 +146,11 @@ class ScheduleStore:
 
 
 def _record(schedule: Schedule, state: ScheduleState) -> dict[str, Any]:
+    priority = {} if schedule.priority is Priority.NORMAL else {"priority": str(schedule.priority)}
     return {
         "v": RECORD_VERSION,
         "schedule": {
+            **priority,
             "workflow": schedule.workflow,
             "definition": schedule.definition,
             "cron": schedule.cron,
@@ -198,6 +201,7 @@ def _schedule(name: str, record: dict[str, Any]) -> Schedule:
         record["limit"],
         record["input"],
         record["definition"],
+        Priority(record.get("priority", Priority.NORMAL)),
     )
 
 

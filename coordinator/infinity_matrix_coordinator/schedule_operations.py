@@ -66,6 +66,7 @@ class ScheduleView:
     end_at: float | None
     limit: int | None
     input: Any
+    priority: str
     paused: bool
     reason: str
     upcoming: tuple[str, ...]
@@ -295,6 +296,7 @@ def _view(stored: StoredSchedule, still_open: set[str], count: int) -> ScheduleV
         schedule.end_at,
         schedule.limit,
         schedule.input,
+        str(schedule.priority),
         state.is_paused,
         state.reason,
         tuple(datetime.datetime.fromtimestamp(at, zone).isoformat() for at in times),

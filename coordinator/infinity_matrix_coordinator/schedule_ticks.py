@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infinity_matrix_actors.errors import StorageUnavailable
-from infinity_matrix_actors.fact import CommandKind, Started
+from infinity_matrix_actors.fact import CommandKind, Priority, Started
 from infinity_matrix_actors.schedule import Schedule
 from infinity_matrix_actors.schedule_state import Tick, TickKind
 from infinity_matrix_bus.api import JetStreamApi
@@ -60,7 +60,8 @@ async def write_tick(
     shard = shard_of(execution, shards)
     subject = subjects.started(shard, execution)
     cause, input = cause_of(schedule.name, tick), None if skips else input_of(schedule, tick)
-    fact = Started(execution, 0.0, schedule.workflow, definition, input, cause, skipped=skips)
+    priority = Priority.NORMAL if skips else schedule.priority
+    fact = Started(execution, 0.0, schedule.workflow, definition, input, cause, priority=priority, skipped=skips)
     if await _publish(session, subject, started_payload(fact)) is Fate.STORED:
         return Place(skips, is_new=True)
     stored = await JetStreamApi(session).last_message(subjects.facts_stream(shard), subject)

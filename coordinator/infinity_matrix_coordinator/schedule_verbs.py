@@ -12,7 +12,7 @@ from infinity_matrix_coordinator.schedule_operations import UPCOMING_DEFAULT, Sc
 #: What `schedule.create` takes beside the workflow and the name.
 CREATE_FIELDS = (
     *("cron", "run_at", "timezone", "overlap", "catch_up", "jitter"),
-    *("start", "end", "limit", "input", "paused"),
+    *("start", "end", "limit", "input", "priority", "paused"),
 )
 
 

@@ -17,7 +17,7 @@ from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Workflow
 from infinity_matrix_actors.document import define, parse_document
 from infinity_matrix_actors.errors import InvalidDefinition, UnknownSchedule, WorkflowPaused
-from infinity_matrix_actors.fact import Command, Started
+from infinity_matrix_actors.fact import Command, Priority, Started
 from infinity_matrix_actors.schedule import Overlap, Schedule, new_schedule
 from infinity_matrix_actors.schedule_state import ScheduleState, Tick, first_state
 from infinity_matrix_bus.codec import parse_rfc3339
@@ -582,3 +582,19 @@ async def test_the_schedules_of_a_definition_are_stored_when_it_is_deployed(serv
     finally:
         await client.close()
         await coordinator.stop()
+
+
+async def test_the_executions_of_a_schedule_have_its_priority(
+    im: Client, gate: Gate, schedules: ScheduleOperations
+) -> None:
+    gate.is_closed = False
+    tasks = [{"id": "only", "agent": "gate"}]
+    scheduled = {"name": "p", "run_at": "2099-01-01", "priority": "low"}
+    await im.deploy(define(parse_document({"name": "nightly", "tasks": tasks, "schedules": [scheduled]})))
+    assert (await schedules.show("p")).priority == "low"
+    execution = await schedules.trigger("p")
+    assert execution is not None
+    await im.wait(execution, timeout=WAIT_S)
+    assert [fact.priority for fact in await started_facts(im)] == [Priority.LOW]
+    with pytest.raises(InvalidDefinition, match="no priority"):
+        new_schedule("q", "w", cron="@daily", priority="urgent")

@@ -222,6 +222,7 @@ class Workflow:
         start: datetime.datetime | str | None = None,
         end: datetime.datetime | str | None = None,
         limit: int | None = None,
+        priority: str = Priority.NORMAL,
         paused: bool = False,
     ) -> ScheduleHandle:
         """Lets executions begin by themselves: at every time of `cron`, or once at `run_at`. Replaces one of that name.
@@ -230,7 +231,7 @@ class Workflow:
         within 10 s; in a running loop the next await on this workflow raises, or `await` of the handle.
         """
         fields = {"cron": cron, "run_at": run_at, "input": input, "overlap": overlap, "catch_up": catch_up}
-        fields |= {"jitter": jitter, "start": start, "end": end, "limit": limit}
+        fields |= {"jitter": jitter, "start": start, "end": end, "limit": limit, "priority": priority}
         return schedule_workflow(self, name, timezone, is_paused=paused, **fields)
 
     async def deploy(self) -> str:

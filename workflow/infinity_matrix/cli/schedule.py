@@ -4,6 +4,7 @@ import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from infinity_matrix_actors.fact import Priority
 
 from infinity_matrix.cli import output
 from infinity_matrix.cli.command import Settings, command, connected, duration
@@ -47,6 +48,7 @@ async def create(
     input: Annotated[
         str | None, typer.Option("--input", metavar="JSON", help="The input: JSON, @file, or - for standard input.")
     ] = None,
+    priority: Annotated[str | None, typer.Option("--priority", help="Of its executions: high, normal or low.")] = None,
     paused: Annotated[bool, typer.Option("--paused", help="Paused from the beginning.")] = False,
 ) -> None:
     """Make a schedule, in place of one of that name."""
@@ -55,6 +57,7 @@ async def create(
 
     given: dict[str, Any] = {"cron": cron, "run_at": at, "overlap": overlap, "start": start, "end": end, "limit": limit}
     given |= {"catch_up": duration(catch_up), "jitter": duration(jitter), "input": read_json(input, "--input")}
+    given["priority"] = priority
     chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     schedule = new_schedule(name, workflow, timezone=timezone, **chosen)
     async with connected(settings) as client:
@@ -226,6 +229,8 @@ def _facts(view: "ScheduleView") -> list[tuple[str, str]]:
         facts.append(("start", output.date(view.start_at)))
     if view.end_at is not None:
         facts.append(("end", output.date(view.end_at)))
+    if view.priority != Priority.NORMAL:
+        facts.append(("priority", view.priority))
     started = f"{view.started:,}" + (f" of {view.limit:,}" if view.limit is not None else "")
     facts += [("started", started), ("skipped", f"{view.skipped:,}"), ("waiting", f"{view.waiting:,}")]
     facts.append(("last", output.date(view.last_at) or "none"))
