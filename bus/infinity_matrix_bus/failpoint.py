@@ -25,13 +25,19 @@ REQUESTS_MAX = 100_000
 #: Before the socket of a process that is about to die takes no more, it is given up.
 SEND_TIMEOUT_S = 5.0
 
-#: Who passes a kind of message: a coordinator, an agent, or both.
-_C, _A, _BOTH = ("coordinator",), ("agent",), ("coordinator", "agent")
+Who = tuple[str, ...]
+#: Who passes a kind of message: a coordinator, an agent, or both; and what only clients pass, or who mends something
+#: that seldom breaks, such as a queue of which a killed server forgot the acks.
+_C: Who = ("coordinator",)
+_A: Who = ("agent",)
+_BOTH: Who = ("coordinator", "agent")
+_SELDOM: Who = ()
 #: What is sent and not answered, or whose answer nobody waits for.
 _TOLD = {
     **dict.fromkeys(("nak", "lease", "term", "logs"), _A),
     **dict.fromkeys(("cancel", "members", "answer"), _C),
     **dict.fromkeys(("ack", "status"), _BOTH),
+    **dict.fromkeys(("chunk",), _SELDOM),
 }
 #: What is answered: a fact by its PubAck, a request by its reply.
 _ASKED = {
@@ -41,19 +47,25 @@ _ASKED = {
     **dict.fromkeys(("checkpoint", "mark", "forget", "schedule", "definition"), _C),
     **dict.fromkeys(("head.fact", "head.work", "head.kv", "read.fact", "read.work", "read.members"), _C),
     **dict.fromkeys(("read.checkpoints", "read.schedules", "read.definitions", "read.installation"), _C),
-    **dict.fromkeys(("installation", "stream.create", "account", "consumer.delete"), _C),
+    **dict.fromkeys(("read.dead", "installation", "stream.create", "account"), _C),
+    **dict.fromkeys(("consumer.delete", "consumer.pause"), _C),
     **dict.fromkeys(("ask", "begun", "artifact"), _A),
     **dict.fromkeys(("pull", "read.artifacts", "consumer.create", "consumer.info"), _BOTH),
+    **dict.fromkeys(("message.delete", "stream.delete", "stream.snapshot", "stream.restore", "trigger"), _SELDOM),
+    **dict.fromkeys(("read.status", "read.logs", "read.triggers"), _SELDOM),
+    **dict.fromkeys(("head.artifacts", "head.status", "head.logs", "head.triggers", "head.dead"), _SELDOM),
 }
 #: What comes unasked, or by a pull.
 _TAKEN = {
-    **dict.fromkeys(("fact", "api", "status", "trigger", "schedule", "definition"), _C),
+    **dict.fromkeys(("fact", "api", "status", "trigger", "schedule", "definition", "advisory"), _C),
     **dict.fromkeys(("work", "cancel"), _A),
+    **dict.fromkeys(("dead", "logs", "members", "checkpoint", "installation", "artifact"), _SELDOM),
+    **dict.fromkeys(("discovery", "chunk"), _SELDOM),
 }
-#: Every failpoint, and who passes it. `send.X.before`: X is not sent; `send.X.after`: it is with the server, its answer
-#: is not read; `reply.X`: the answer is here, and nothing was done about it; `take.X.before` and `.after`: around what
-#: is done about a message that came.
-NAMES: dict[str, tuple[str, ...]] = {
+#: Every failpoint, and who passes it in any run. `send.X.before`: X is not sent; `send.X.after`: it is with the server,
+#: its answer is not read; `reply.X`: the answer is here, and nothing was done about it; `take.X.before` and `.after`:
+#: around what is done about a message that came.
+NAMES: dict[str, Who] = {
     **{f"send.{kind}.{side}": who for kind, who in (_TOLD | _ASKED).items() for side in ("before", "after")},
     **{f"reply.{kind}": who for kind, who in _ASKED.items()},
     **{f"take.{kind}.{side}": who for kind, who in _TAKEN.items() for side in ("before", "after")},
@@ -272,6 +284,8 @@ def kind_of_sent(subject: str, payload: bytes) -> str:
             return "mark" if kind == "checkpoint" and tokens[2] == "mark" else kind
         case ["$O", *_]:
             return "artifact"
+        case ["$JS", "SNAPSHOT", *_]:
+            return "chunk"
         case ["_INBOX", *_]:
             return "answer"
         case [_, "fact", _, _, kind, *_]:
@@ -296,20 +310,21 @@ def _kind_of_request(request: list[str]) -> str:
         case ["STREAM", "MSG", "GET", stream] | ["DIRECT", "GET", stream, *_]:
             return f"read.{_kind_of_stream(stream)}"
         case ["STREAM", "INFO", stream]:
-            kind = _kind_of_stream(stream)
-            return f"head.{kind if kind in ('fact', 'work', 'artifacts') else 'kv'}"
+            return "head.kv" if stream.startswith("KV_") else f"head.{_kind_of_stream(stream)}"
+        case ["STREAM", "MSG", "DELETE", _]:
+            return "message.delete"
         case ["CONSUMER", "MSG", "NEXT", *_]:
             return "pull"
         case ["CONSUMER", "CREATE" | "DURABLE", *_]:
             return "consumer.create"
         case ["CONSUMER", "INFO" | "LIST" | "NAMES", *_]:
             return "consumer.info"
-        case ["CONSUMER", "DELETE", *_]:
-            return "consumer.delete"
+        case ["CONSUMER", "DELETE" | "PAUSE" as verb, *_]:
+            return f"consumer.{verb.lower()}"
         case ["STREAM", "CREATE" | "UPDATE", *_]:
             return "stream.create"
-        case ["STREAM", "DELETE", *_]:
-            return "stream.delete"
+        case ["STREAM", "DELETE" | "SNAPSHOT" | "RESTORE" as verb, _]:
+            return f"stream.{verb.lower()}"
         case ["INFO"] | ["STREAM", "LIST" | "NAMES"]:
             return "account"
     return "other"
@@ -332,6 +347,15 @@ def kind_of_taken(subject: str) -> str:
     match subject.split("."):
         case ["$KV", bucket, *_]:
             return _BUCKETS.get(bucket.rpartition("_")[2], "other")
-        case [_, "fact" | "work" | "cancel" | "api" | "status" | "trigger" as kind, *_]:
+        case ["$O", *_]:
+            return "artifact"
+        case ["$JS", "EVENT", "ADVISORY", *_]:
+            return "advisory"
+        case ["$SRV", *_]:
+            return "discovery"
+        case ["_INBOX", *_]:
+            # Part of a stream that is stored or restored; all else that comes to an inbox was asked for.
+            return "chunk"
+        case [_, "fact" | "work" | "cancel" | "api" | "status" | "trigger" | "dead" | "logs" as kind, *_]:
             return kind
     return "other"

@@ -53,7 +53,8 @@ SAGA = WorkflowDefinition(
 SLOW = WorkflowDefinition(
     "slow",
     (
-        task("a", config={"seconds": 1.0, "stubborn": True}, timeout=0.4),
+        # Long enough to be told to end before it has ended, also where 40 worlds share two cores.
+        task("a", config={"seconds": 2.0, "stubborn": True}, timeout=0.4),
         task("b", "a", agent=NOBODY, queue_timeout=0.5, run_when="all_settled"),
     ),
 )
@@ -125,9 +126,11 @@ class Workload:
         await again(lambda: self._operations.signal(self._of("waits"), "go", {"n": 1}, "one"))
         await again(lambda: self._operations.publish_event("begin", {"n": 1}, "event"))
         # What other programs may send: a definition, and work that is none.
-        document = {"name": "deployed", "tasks": [{"id": "a", "agent": AGENT}]}
-        await again(lambda: self._request(self._operations.subjects.api("deploy"), json.dumps(document).encode()))
+        await again(lambda: self._ask("deploy", {"name": "deployed", "tasks": [{"id": "a", "agent": AGENT}]}))
         await again(lambda: self._request(self._operations.subjects.work(AGENT, "e", "a", 1), b"garbage"))
+        # What operators may ask for, which changes nothing that lasts.
+        await again(lambda: self._ask("agent.pause", {"agent": "other", "for": 0.2}))
+        await again(lambda: self._ask("dead.show", {"id": "nothing"}))
         await again(self._schedule)
 
     async def _schedule(self) -> None:
@@ -138,6 +141,9 @@ class Workload:
 
     def _of(self, workflow: str) -> str:
         return next(execution for execution in self.executions if execution.startswith(f"{workflow}-"))
+
+    async def _ask(self, verb: str, body: dict[str, Any]) -> bytes:
+        return await self._request(self._operations.subjects.api(verb), json.dumps(body).encode())
 
     async def _request(self, subject: str, payload: bytes) -> bytes:
         return await (await self._operations.session()).request(subject, payload)

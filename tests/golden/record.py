@@ -1,6 +1,6 @@
-"""`python -m tests.golden.record`: writes new golden histories from the examples, the simulation and the failpoints.
+"""`python -m tests.golden.record [SOURCE ...]`: writes new golden histories from these sources, or from all.
 
-`python -m tests.chaos --golden N` adds some of its run.
+A source is an example's name, `failpoints` or `simulation`; `python -m tests.chaos --golden N` adds some of its run.
 
 It never overwrites one: what was decided once is not to be decided otherwise. A history is known by its shape, the
 definition's tasks and the kinds of its facts, so that running this again adds only what is new.
@@ -16,19 +16,29 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from infinity_matrix_actors.definition import WorkflowDefinition
-from infinity_matrix_actors.fact import DECIDE_VERSION
-from infinity_matrix_bus.artifacts import MARK
+from infinity_matrix_actors.fact import (
+    DECIDE_VERSION,
+    Command,
+    ErrorType,
+    Finished,
+    Outcome,
+    Signal,
+    Started,
+    TaskError,
+)
+from infinity_matrix_actors.plan import Plan
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.definitions import DefinitionStore
 from infinity_matrix_bus.history import read_all
 from infinity_matrix_bus.installation import read_installation
 from infinity_matrix_bus.session import Endpoint
+from infinity_matrix_coordinator.contents import unread_in
 
 from .folding import FOLDER, SUBJECTS, Message, differences, fold, fold_from
 
@@ -39,6 +49,14 @@ BYTES_MAX = 24_000
 #: Of each example, and of each seed, so that there are many kinds and not many of one.
 FROM_ONE_MAX = 2
 FROM_SEED_MAX = 1
+#: Of an example there is to be one, however large, and no second that is.
+EXAMPLE_MESSAGES_MAX = 100
+EXAMPLE_BYTES_MAX = 130_000
+#: A simulated history is kept for what no more than so many have: there is no end of seeds.
+RARE_MAX = 1
+#: Where the processes of a world die.
+KILLED = (("coordinator", "send.tombstone.after:1:kill"), ("agent", "send.fact.outcome.after:3:kill"))
+FAILPOINTS, SIMULATION = "failpoints", "simulation"
 Stored = dict[str, Any]
 """`definitions` by hash, and `messages` as [sequence, at, subject, data]."""
 
@@ -72,11 +90,18 @@ def text_of(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
-def from_examples() -> Iterator[tuple[str, Stored]]:
-    """Runs every example in a process of its own, which writes its logs down before its server ends."""
-    for path in sorted(EXAMPLES.glob("*.py")):
-        if path.name == "run_all.py":
-            continue
+def examples() -> list[str]:
+    return sorted(path.stem for path in EXAMPLES.glob("*.py") if path.name != "run_all.py")
+
+
+def source_of(example: str) -> str:
+    return f"example-{example.replace('_', '-')}"
+
+
+def from_examples(names: Iterable[str]) -> Iterator[tuple[str, Stored]]:
+    """Runs examples, each in a process of its own, which writes its logs down before its server ends."""
+    for name in names:
+        path = EXAMPLES / f"{name}.py"
         with tempfile.TemporaryDirectory(prefix="golden-") as folder:
             output = Path(folder) / "stored"
             environment = {name: value for name, value in os.environ.items() if name not in ("IM_URL", "IM_PREFIX")}
@@ -85,28 +110,39 @@ def from_examples() -> Iterator[tuple[str, Stored]]:
             done = subprocess.run(command, env=environment, timeout=300, check=False, capture_output=True, text=True)
             say(f"{path.name}: {'read' if output.exists() else done.stderr[-300:]}")
             for line in output.read_text().splitlines() if output.exists() else ():
-                yield f"example-{path.stem.replace('_', '-')}", json.loads(line)
+                yield source_of(name), json.loads(line)
 
 
 def run_example(path: Path, output: Path) -> None:
-    """Runs one example here; each embedded server's logs are read before it stops."""
+    """Runs one example here; each embedded server's logs are read before it stops, and then the local runtime's."""
+    from infinity_matrix.runtime import RuntimeFolder, stop_runtime
     from infinity_matrix_bus import server
 
     stop = server.EmbeddedServer.stop
 
+    async def tell(url: str) -> None:
+        stored = await dump(url, "im")
+        with output.open("a") as file:
+            file.write(json.dumps(stored) + "\n")
+
     async def stop_and_tell(self: Any) -> None:
         if self.running:
-            stored = await dump(self.connect_url, "im")
-            with output.open("a") as file:
-                file.write(json.dumps(stored) + "\n")
+            await tell(self.connect_url)
         await stop(self)
 
     sys.argv = [str(path)]
     server.EmbeddedServer.stop = stop_and_tell  # type: ignore[method-assign]
-    runpy.run_path(str(path), run_name="__main__")
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    finally:
+        runtime = RuntimeFolder.of_user().read()
+        if runtime is not None:
+            # Its folder is gone in a moment.
+            asyncio.run(tell(runtime.connect_url))
+            asyncio.run(stop_runtime())
 
 
-def from_simulation(seeds: int) -> Iterator[tuple[str, Stored]]:
+def from_simulation(seeds: Iterable[int]) -> Iterator[tuple[str, Stored]]:
     """Runs seeds, and takes the logs of each world when it is over."""
     simulation: Any = importlib.import_module("tests.simulation.run")
     found: list[Stored] = []
@@ -122,19 +158,21 @@ def from_simulation(seeds: int) -> Iterator[tuple[str, Stored]]:
         return history
 
     simulation.history_of = history_of
-    for seed in range(seeds):
-        simulation.run_seed(seed)
-        while found:
-            yield f"simulation-{seed}", found.pop()
+    try:
+        for seed in seeds:
+            simulation.run_seed(seed)
+            while found:
+                yield f"simulation-{seed}", found.pop()
+    finally:
+        simulation.history_of = real
 
 
-async def from_failpoints() -> list[tuple[str, Stored]]:
-    """Worlds of real processes, of which one is killed."""
+async def from_failpoints(points: Sequence[tuple[str, str]] = KILLED) -> list[tuple[str, Stored]]:
+    """Worlds of real processes, in each of which one is killed; `points` has its role, and where that is."""
     from infinity_matrix_bus.server import EmbeddedServer
 
     from tests.failpoints.worlds import World, Zygote, run
 
-    points = [("coordinator", "send.tombstone.after:1:kill"), ("agent", "send.fact.outcome.after:3:kill")]
     found = []
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
         async with EmbeddedServer(Path(folder) / "store", sync="lazy") as server:
@@ -143,45 +181,70 @@ async def from_failpoints() -> list[tuple[str, Stored]]:
                 own = Path(folder) / str(number)
                 own.mkdir()
                 world = World(server.connect_url, own, zygote, f"w{number}")
-                await run(world, role, point)
+                fate = await run(world, {role: [point]})
                 world.close()
+                if fate.problems or not all(strike.is_struck for strike in fate.strikes):
+                    # What went wrong is not to be decided so for ever.
+                    raise RuntimeError(f"{fate.strikes}: {fate.problems}")
                 found.append((f"killed-{role}", await dump(server.connect_url, world.prefix)))
             zygote.close()
     return found
 
 
-def write(source: str, stored: Stored, count_max: int) -> Iterator[str]:
-    """Writes the executions of a source whose shapes are new; answers the names of their files."""
-    by_execution: dict[str, list[Message]] = defaultdict(list)
-    for message in stored["messages"]:
-        found = Message(*message)
-        subject = SUBJECTS.parse_fact(found.subject)
-        if subject is not None:
-            by_execution[subject.execution].append(found)
-    written = 0
-    for execution, messages in by_execution.items():
-        if written == count_max:
-            return
+def write(
+    source: str, stored: Stored, count_max: int, folder: Path = FOLDER, *, only_rare: bool = False
+) -> Iterator[str]:
+    """Writes the executions of a source whose shapes are new; answers the names of their files.
+
+    With `only_rare` none but those with something in them that few histories of the folder have, the rarest first.
+    """
+    is_example = source.startswith("example-")
+    records = []
+    for execution, messages in _by_execution(stored).items():
         started = next((one for one in messages if one.subject.endswith(".started")), None)
-        if started is None or len(messages) > MESSAGES_MAX:
+        if started is None or len(messages) > (EXAMPLE_MESSAGES_MAX if is_example else MESSAGES_MAX):
             continue
         digest = str(json.loads(started.data)["definition"])
         if digest not in stored["definitions"]:
             continue
         record = record_of(f"{source}, execution {execution}", stored["definitions"][digest], digest, messages)
-        if record is None:
+        if record is not None:
+            records.append(record)
+    known = {one.stem.rpartition("-")[2]: json.loads(one.read_text()) for one in folder.glob("*.json")}
+    if only_rare:
+        counts = Counter(word for one in known.values() for word in words_of(one))
+        rarity = {id(one): min(counts[word] for word in words_of(one)) for one in records}
+        records = sorted((one for one in records if rarity[id(one)] <= RARE_MAX), key=lambda one: rarity[id(one)])
+    written = 0
+    for record in records:
+        shape, text = shape_of(record), json.dumps(record, indent=1, sort_keys=True)
+        is_large = len(json.dumps(record)) > BYTES_MAX
+        if written == count_max or shape in known or (is_large and (written or not is_example)):
             continue
-        path = FOLDER / f"{source}-{shape_of(record)}.json"
-        known = {one.stem.rpartition("-")[2] for one in FOLDER.glob("*.json")}
-        if shape_of(record) not in known:
-            path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-            written += 1
-            yield path.name
+        path = folder / f"{source}-{shape}.json"
+        path.write_text((json.dumps(record, sort_keys=True) if is_large else text) + "\n")
+        known[shape] = record
+        written += 1
+        yield path.name
+
+
+def _by_execution(stored: Stored) -> dict[str, list[Message]]:
+    found: dict[str, list[Message]] = defaultdict(list)
+    for message in stored["messages"]:
+        one = Message(*message)
+        subject = SUBJECTS.parse_fact(one.subject)
+        if subject is not None:
+            found[subject.execution].append(one)
+    return found
 
 
 def record_of(about: str, document: Any, digest: str, messages: list[Message]) -> dict[str, Any] | None:
-    """A history with what is decided on it today; None for one that is too large, or whose values are elsewhere."""
+    """A history with what is decided on it today; None for one that is too large, or that what is elsewhere decides."""
     definition = WorkflowDefinition.from_canonical(json.dumps(document).encode())
+    plan = Plan.of(definition, digest)
+    facts = [fact for fact in (message.fact() for message in messages) if fact is not None]
+    if any(unread_in(fact, plan) is not None for fact in facts):
+        return None
     decided = fold(definition, digest, messages)
     record = {
         "about": about,
@@ -194,8 +257,8 @@ def record_of(about: str, document: Any, digest: str, messages: list[Message]) -
         "half": decided.half,
         "snapshot": decided.snapshot,
     }
-    text = json.dumps(record)
-    if len(text) > BYTES_MAX or MARK.decode().strip('"') in text or decided.state is None:
+    is_skipped = any(isinstance(fact, Started) and fact.skipped for fact in facts)
+    if len(json.dumps(record)) > EXAMPLE_BYTES_MAX or (decided.state is None and not is_skipped):
         return None
     if decided.snapshot is not None:
         # Of one that is taken up again its snapshot is not all: it is read from its log.
@@ -216,6 +279,31 @@ def shape_of(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([tasks, words], sort_keys=True).encode()).hexdigest()[:10]
 
 
+def words_of(record: dict[str, Any]) -> set[str]:
+    """What a history has in it: what its definition says, kinds of facts, of effects, and how it ended."""
+    definition = record["definition"]
+    words = {f"definition {key}" for key, value in definition.items() if value}
+    for task in (*definition["tasks"], *definition["on_failure"]):
+        words.update(f"task {key}" for key, value in task.items() if value)
+        words.update(f"{key} {task[key]}" for key in ("run_when", "compensate_when", "on_timeout") if task.get(key))
+    for message in record["messages"]:
+        match Message(**message).fact():
+            case Command() as fact:
+                words.add(f"command {fact.kind}")
+            case Signal() as fact:
+                words.add(f"signal {fact.name if fact.name.startswith('im-') else 'of a user'}")
+            case Started() as fact:
+                is_forked, is_skipped = bool(fact.seed), fact.skipped
+                words.add(f"started {fact.priority}{' forked' * is_forked}{' skipped' * is_skipped}")
+                words.update(f"cause {key}" for key in fact.cause)
+            case Finished() as fact:
+                words.add(f"finished {fact.state} {fact.compensation}")
+            case Outcome(error=TaskError() as error) if error.type in set(ErrorType):
+                words.add(f"error {error.type}")
+    words.update(f"effect {effect[0]}" for asked in record["effects"] for effect in asked)
+    return words
+
+
 def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
@@ -223,19 +311,23 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.golden.record", description=__doc__)
+    parser.add_argument("sources", nargs="*", choices=[[], *examples(), FAILPOINTS, SIMULATION], metavar="SOURCE")
     parser.add_argument("--example", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--seeds", type=int, default=20, help="seeds of the simulation to look through")
+    parser.add_argument("--seeds", type=int, default=160, help="seeds of the simulation to look through")
     options = parser.parse_args()
     if options.example is not None:
         run_example(options.example, options.output)
         return
-    for name, stored in from_examples():
+    sources = options.sources or [*examples(), FAILPOINTS, SIMULATION]
+    for name, stored in from_examples(name for name in examples() if name in sources):
         say_all(write(name, stored, FROM_ONE_MAX))
-    for name, stored in asyncio.run(from_failpoints()):
-        say_all(write(name, stored, MESSAGES_MAX))
-    for name, stored in from_simulation(options.seeds):
-        say_all(write(name, stored, FROM_SEED_MAX))
+    if FAILPOINTS in sources:
+        for name, stored in asyncio.run(from_failpoints()):
+            say_all(write(name, stored, MESSAGES_MAX))
+    if SIMULATION in sources:
+        for name, stored in from_simulation(range(options.seeds)):
+            say_all(write(name, stored, FROM_SEED_MAX, only_rare=True))
 
 
 def say_all(paths: Iterable[str]) -> None:

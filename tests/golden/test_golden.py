@@ -10,6 +10,7 @@ from infinity_matrix_actors.definition import WorkflowDefinition
 from infinity_matrix_actors.fact import DECIDE_VERSION
 
 from .folding import FOLDER, Message, differences, fold, fold_from
+from .record import words_of
 
 HISTORIES = sorted(FOLDER.glob("*.json"))
 HISTORIES_MIN = 30
@@ -19,6 +20,15 @@ EFFECTS = {
     *("PublishWork", "PublishStatus", "PublishFinished", "Arm", "Disarm", "TellAgents", "PurgeWork"),
     *("StartChild", "CancelChild", "AskSlot"),
 }
+#: And what else, at least twice.
+WORDS = {
+    *(f"command {kind}" for kind in ("cancel", "deadline", "pause", "resume", "retry", "compensate")),
+    *(f"task {kind}" for kind in ("map", "loop", "child", "sleep", "wait_for", "approval", "condition", "compensates")),
+    *(f"finished {end}" for end in ("completed None", "failed complete", "failed incomplete", "cancelled complete")),
+    *(f"started {start}" for start in ("normal", "high", "low", "normal skipped")),
+    *("definition slots", "effect CloseAttempt", "error timed_out", "error garbage", "error child_failed"),
+}
+WORDS_MIN = 2
 
 
 def read(path: Path) -> tuple[dict[str, Any], WorkflowDefinition, list[Message]]:
@@ -50,15 +60,18 @@ def test_a_checkpoint_that_was_stored_then_is_taken_up_now(path: Path) -> None:
 def test_the_histories_have_everything_in_them() -> None:
     facts: Counter[str] = Counter()
     effects: Counter[str] = Counter()
+    words: Counter[str] = Counter()
     snapshots = 0
     for path in HISTORIES:
         record, _, messages = read(path)
         facts.update(message.subject.split(".")[4] for message in messages)
         effects.update(effect[0] for asked in record["effects"] for effect in asked)
+        words.update(words_of(record))
         snapshots += record["snapshot"] is not None
     assert len(HISTORIES) >= HISTORIES_MIN
     assert facts.keys() >= FACTS
     assert effects.keys() >= EFFECTS
+    assert sorted(word for word in WORDS if words[word] < WORDS_MIN) == []
     assert snapshots >= HISTORIES_MIN / 2
 
 

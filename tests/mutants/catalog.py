@@ -15,10 +15,15 @@ MAILBOX = ("tests/coordinator/test_mailbox.py",)
 WIRE = ("tests/coordinator/test_wire_facts.py", "tests/coordinator/test_wire_subjects.py")
 STORE = ("tests/integration/test_checkpoint_store.py",)
 REPAIRS = ("tests/integration/test_repairs.py",)
-GOLDEN = ("tests/golden",)
+GOLDEN = ("tests/golden/test_golden.py",)
 DOUBT = ("tests/agents/test_doubt.py",)
 MENDING = ("tests/integration/test_the_system_mends_itself.py", "-k", "acked_without_an_outcome")
 PUBLISHER = ("tests/bus/test_publisher.py",)
+LIVES = ("tests/simulation/test_traces_across_lives.py",)
+IDENTITY = ("tests/coordinator/test_log_identity.py",)
+BACKLOG = ("tests/coordinator/test_backlog.py",)
+FULL = ("tests/integration/test_full_logs.py", "-k", "start_is_refused or make_room")
+ALONE = ("tests/mutants/test_rules_alone.py",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,5 +334,149 @@ MUTANTS = (
         'f"{execution}/{task}/{attempt}"',
         'f"{execution}.{task}.{attempt}"',
         GOLDEN,
+    ),
+    # Owners that were away, and logs that are others.
+    Mutant(
+        "an owner that was away for long goes on",
+        f"{COORDINATOR}/shard.py",
+        "if now - self._ticked_at > FRESH_S:",
+        "if False:",
+        ALONE,
+    ),
+    Mutant(
+        "a log that was made anew is gone on with",
+        f"{COORDINATOR}/log_identity.py",
+        'if info["created"] != known.created:',
+        "if False:",
+        ALONE,
+    ),
+    Mutant(
+        "a log that lost its end and grew again is gone on with",
+        f"{COORDINATOR}/log_identity.py",
+        "if found is not None and not witness.is_like(*found):",
+        "if False:",
+        IDENTITY,
+    ),
+    Mutant(
+        "a log that is replaced under its owner is not noticed",
+        f"{COORDINATOR}/shard.py",
+        'if self._identity is not None and info.get("created") != self._identity.created:',
+        "if False:",
+        ("tests/integration/test_a_log_that_is_set_back.py",),
+    ),
+    # Questions, and what is told when nothing can be done.
+    Mutant(
+        "an agent begins work whose deadline has passed without asking",
+        f"{AGENTS}/delivery.py",
+        "            or (deadline is not None and now > deadline)\n",
+        "",
+        ALONE,
+    ),
+    Mutant(
+        "a question about an attempt is answered by any replica",
+        f"{COORDINATOR}/service.py",
+        "stored = await JetStreamApi(self._session).last_message(self._subjects.facts_stream(shard), subject)",
+        "read = await JetStreamApi(self._session).multi_last(self._subjects.facts_stream(shard), [subject])\n"
+        "        stored = read[0] if read else None",
+        ALONE,
+    ),
+    Mutant(
+        "work that kills its agents is given out for ever",
+        f"{AGENTS}/delivery.py",
+        "return self.is_worn and begun >= DELIVERIES_MAX - 1",
+        "return False",
+        ALONE,
+    ),
+    Mutant(
+        "work that cannot be sent has no outcome",
+        f"{COORDINATOR}/performer.py",
+        "        error = TaskError(ErrorType.UNDELIVERABLE, reason, retryable=False)\n",
+        "        return\n        error = TaskError(ErrorType.UNDELIVERABLE, reason, retryable=False)\n",
+        ALONE,
+    ),
+    # What an execution waits for.
+    Mutant(
+        "an execution whose definition is not there yet is forgotten",
+        f"{COORDINATOR}/mailbox.py",
+        "                if plan is not None:\n                    return self.receive(self._open",
+        "                if plan is None:\n                    return []\n"
+        "                if plan is not None:\n                    return self.receive(self._open",
+        (*TRACES, "-k", "waits_for_its_definition"),
+    ),
+    Mutant(
+        "a checkpoint has no results",
+        f"{COORDINATOR}/snapshot.py",
+        "_TASK_PLAIN = tuple(name for name in TaskActor.__slots__ if name not in _TASK_DERIVED)",
+        '_TASK_PLAIN = tuple(name for name in TaskActor.__slots__ if name not in {*_TASK_DERIVED, "result"})',
+        LIVES,
+    ),
+    # Children.
+    Mutant(
+        "a child ends before its parent has its outcome",
+        f"{COORDINATOR}/performer.py",
+        "            self._spawn(self.children.answer_parent(execution, let_go))\n",
+        "            let_go()\n            self._spawn(self.children.answer_parent(execution, lambda: None))\n",
+        LIVES,
+    ),
+    Mutant(
+        "a parent that ends lets its children go on",
+        f"{COORDINATOR}/children.py",
+        '        self._outbox.post(subject, command_payload(CommandKind.CANCEL, f"its parent',
+        '        return\n        self._outbox.post(subject, command_payload(CommandKind.CANCEL, f"its parent',
+        LIVES,
+    ),
+    # Full streams.
+    Mutant("starts are taken above 70%", f"{BUS}/fill.py", "START_FILL_MAX = 0.70", "START_FILL_MAX = 7.0", FULL),
+    Mutant(
+        "a log above 60% is not purged",
+        f"{COORDINATOR}/purging.py",
+        "PURGE_FILL_MIN = 0.60",
+        "PURGE_FILL_MIN = 6.0",
+        FULL,
+    ),
+    Mutant(
+        "what is open is purged like what has ended",
+        f"{COORDINATOR}/purging.py",
+        "return execution.startswith(KEY_PREFIX) or any(execution in place for place in self._held)",
+        "return execution.startswith(KEY_PREFIX)",
+        FULL,
+    ),
+    Mutant(
+        "all work of an agent is queued at once",
+        f"{COORDINATOR}/backlog.py",
+        "if size >= self._limit or (",
+        "if (",
+        BACKLOG,
+    ),
+    # Schedules.
+    Mutant(
+        "a tick is claimed by whoever comes",
+        f"{BUS}/schedules.py",
+        'f"Nats-Expected-Last-Subject-Sequence: {stored.revision}"\n        )',
+        'f"Nats-Unexpected: {stored.revision}"\n        )',
+        ("tests/bus/test_schedule_store.py",),
+    ),
+    Mutant(
+        "a tick that is skipped is no fact",
+        f"{COORDINATOR}/schedules.py",
+        "            place = await write_tick(*self._context,",
+        "            if action is Action.SKIP:\n                state = settle(schedule, state, tick, None)\n"
+        "                continue\n            place = await write_tick(*self._context,",
+        LIVES,
+    ),
+    # What only the end shows.
+    Mutant(
+        "every end is called completed",
+        f"{COORDINATOR}/performer.py",
+        "execution.id, effect.at, effect.n, effect.state, effect.error,",
+        "execution.id, effect.at, effect.n, ExecutionState.COMPLETED, effect.error,",
+        TRACES,
+    ),
+    Mutant(
+        "a new owner publishes plainly what the one before it may have published",
+        f"{COORDINATOR}/shard.py",
+        "self.performer.perform(execution, execution.outstanding(), is_fresh=False)",
+        "self.performer.perform(execution, execution.outstanding(), is_fresh=True)",
+        ALONE,
     ),
 )
