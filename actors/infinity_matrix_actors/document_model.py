@@ -193,6 +193,13 @@ class TaskDocument(Document):
         return value
 
 
+#: What an action has beside its name.
+ACTION_FIELDS = {
+    ActionKind.RETRY: ("max_attempts", "delay"),
+    ActionKind.NOTIFY: ("recipients", "title", "message"),
+}
+
+
 class ActionDocument(Document):
     """One thing to do about a failure."""
 
@@ -204,10 +211,13 @@ class ActionDocument(Document):
     message: Text | None = None
 
     @model_validator(mode="after")
-    def _tells_somebody(self) -> "ActionDocument":
+    def _has_what_belongs_to_it(self) -> "ActionDocument":
+        for field in sorted(self.model_fields_set - {"action", *ACTION_FIELDS.get(self.action, ())}):
+            context = {"problem": f"{field} has no meaning here", "hint": f"remove {field}", "deeper": f".{field}"}
+            raise PydanticCustomError("invalid_definition", "{problem}", context)
         if self.action is ActionKind.NOTIFY and not self.recipients:
             hint = "recipients: addresses, or URLs that Apprise knows"
-            context = {"problem": "notify tells nobody", "hint": hint, "deeper": "recipients"}
+            context = {"problem": "notify tells nobody", "hint": hint, "deeper": ".recipients"}
             raise PydanticCustomError("invalid_definition", "{problem}", context)
         return self
 

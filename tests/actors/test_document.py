@@ -358,3 +358,17 @@ def test_what_cannot_be_undone_is_refused(forward: dict[str, Any], undoing: dict
     error = refusal({"id": "a", **forward}, on_failure=[{"id": "undo-a", "compensates": "a", **undoing}])
     assert (error.where, problem in error.problem) == ("on_failure task 'undo-a'", True), error
     assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("action", "field"),
+    [
+        ({"action": "fail", "delay": "1h"}, "delay"),
+        ({"action": "notify", "recipients": ["ops@example.com"], "max_attempts": 3}, "max_attempts"),
+        ({"action": "retry", "recipients": ["ops@example.com"]}, "recipients"),
+    ],
+)
+def test_an_action_has_no_fields_of_another(action: dict[str, Any], field: str) -> None:
+    error = refusal(on_error=action)
+    assert (error.where, error.problem) == (f"on_error[0].{field}", f"{field} has no meaning here")
+    assert defined(on_error={key: value for key, value in action.items() if key != field}).on_error
