@@ -27,7 +27,8 @@ def explain(error: ValidationError, model: type[BaseModel], value: object, what:
             return InvalidDefinition(f"the field {field!r} is missing", where=path(place[:-1]) or what)
         case "invalid_definition":
             context = first.get("ctx", {})
-            return InvalidDefinition(context["problem"], where=(where + context["deeper"]).lstrip("."), hint=context["hint"])
+            within = (where + context["deeper"]).lstrip(".")
+            return InvalidDefinition(context["problem"], where=within, hint=context["hint"])
         case "model_type" | "model_attributes_type":
             problem = f"{what} is a mapping of fields" if not place else "a mapping of fields must stand here"
             return InvalidDefinition(f"{problem}, not {_shown(first['input'])}", where=where)
