@@ -8,6 +8,7 @@ from effects import Journal, Outside
 from infinity_matrix.agents import Agent, Failure, Work, serve_agents
 
 from .behaviour import fails, result, seconds
+from .confirmed import Confirmed
 from .workloads import CANARY, SDK
 
 
@@ -33,6 +34,7 @@ async def main() -> None:
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     handler = Handler(options.folder)
+    Confirmed(options.folder).listen()
     agents = [Agent(SDK, concurrency=128), Agent(CANARY, concurrency=8)]
     for agent in agents:
         agent.handler(handler)

@@ -56,7 +56,8 @@ class Driver:
             return
         acts = []
         if kind == "signals":
-            acts.append(self._later(pause_s, "signal", execution, lambda: self._signal(execution)))
+            id = f"s-{execution}"
+            acts.append(self._later(pause_s, "signal", execution, lambda: self._signal(execution, id), id=id))
         if kind == "cancelled":
             acts.append(self._later(pause_s, "cancel", execution, lambda: self._client.cancel(execution, "chaos")))
         if is_waited < WAITED:
@@ -79,7 +80,9 @@ class Driver:
                 return True
         return False
 
-    async def _later(self, pause_s: float, event: str, execution: str, call: Callable[[], Awaitable[object]]) -> None:
+    async def _later(
+        self, pause_s: float, event: str, execution: str, call: Callable[[], Awaitable[object]], **fields: Any
+    ) -> None:
         await asyncio.sleep(pause_s)
         for _ in range(START_TRIES):
             try:
@@ -89,11 +92,11 @@ class Driver:
                 self._write("trouble", execution, state=f"{type(error).__name__}: {error}"[:200])
                 await asyncio.sleep(0.5)
             else:
-                self._write(event, execution)
+                self._write(event, execution, **fields)
                 return
 
-    async def _signal(self, execution: str) -> None:
-        await self._client.signal(execution, SIGNAL, {"go": True}, signal_id=f"s-{execution}")
+    async def _signal(self, execution: str, id: str) -> None:
+        await self._client.signal(execution, SIGNAL, {"go": True}, signal_id=id)
 
     async def _wait(self, execution: str) -> None:
         try:

@@ -17,6 +17,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JsError
 
 from .behaviour import fails, seconds
+from .confirmed import Confirmed
 from .workloads import PLAIN
 
 CONCURRENCY = 64
@@ -44,6 +45,7 @@ class PlainAgent:
     def __init__(self, client: Nats, folder: Path) -> None:
         self._client = client
         self._journal = Journal(folder / "journal")
+        self._confirmed = Confirmed(folder)
         self._outside = Outside(folder / "outside", self._journal)
         self._works: set[asyncio.Task[None]] = set()
         #: What was stored before this is asked about.
@@ -132,7 +134,10 @@ class PlainAgent:
         stream = self._client.jetstream(timeout=3.0)
         while True:
             try:
-                await stream.publish(given.record["reply_to"], json.dumps(outcome).encode())
+                payload = json.dumps(outcome).encode()
+                ack = await stream.publish(given.record["reply_to"], payload)
+                if not ack.duplicate:
+                    self._confirmed.write(given.execution, given.task, given.attempt, payload, ack.seq)
                 return
             except JsError as error:
                 if "maximum messages per subject" in str(error):

@@ -22,6 +22,7 @@ from infinity_matrix_actors.fact import TaskError as Error
 from infinity_matrix_bus.artifacts import reference_to
 from infinity_matrix_bus.codec import encode
 from infinity_matrix_coordinator import verification
+from infinity_matrix_coordinator.slots import KEY_PREFIX
 from infinity_matrix_coordinator.verification import (
     INVARIANTS,
     AgentLine,
@@ -175,14 +176,56 @@ def close_early(history: History) -> None:
     history.journal = [line for line in history.journal or () if (line.task, line.attempt) != ("b", 1)]
 
 
-def acknowledge_lost(history: History) -> None:
+def acknowledge(history: History, task: str, attempt: int = 1, sequence: int = 0, state: str = "") -> None:
     assert history.journal is not None
-    history.journal.append(AgentLine("acknowledged", DONE, "c", 1, 103.0, 1))
+    history.journal.append(AgentLine("acknowledged", DONE, task, attempt, 103.0, 1, sequence, state))
+
+
+def show(history: History, execution: str, task: str, state: str, attempt: int = 1) -> None:
+    tell(history, ClientLine("update", execution, task=task, state=state, attempt=attempt))
+
+
+def retry_of(execution: str, at: float) -> Command:
+    return Command(execution, at, CommandKind.RETRY, "1")
+
+
+def hold_slot(history: History, *tickets: str) -> None:
+    """The first has the slot of a key, and the others wait for it."""
+    key = f"{KEY_PREFIX}k"
+    history.facts[key] = [
+        (10 * (number + 1), Signal(key, 300.0, "im-enter", id, {"execution": CLOSED, "max": 1, "n": int(id)}))
+        for number, id in enumerate(tickets)
+    ]
+
+
+def tell_early(history: History) -> None:
+    """An end of one that still runs, and may."""
+    history.is_over = False
+    del history.facts[DONE][4:]
+    history.clients = [ClientLine("ended", DONE, state="completed")]
+
+
+def lose_signal(history: History) -> None:
+    insert(history, DONE, 75, Signal(DONE, 107.0, "go", "1"))
+    tell(history, ClientLine("signal", DONE, id="1"), ClientLine("signal", DONE, id="2"))
+
+
+def lose_cancel(history: History) -> None:
+    # One that comes after the end, so that nothing follows from it.
+    insert(history, DONE, 75, Command(DONE, 107.0, CommandKind.RETRY, "1"))
+    tell(history, ClientLine("retry", DONE, id="1"), ClientLine("cancel", DONE))
+
+
+def retry_completed(history: History) -> None:
+    insert(history, DONE, 75, Command(DONE, 107.0, CommandKind.RETRY, "1"))
+    insert(history, DONE, 80, Finished(DONE, 107.0, 2, "completed"))
 
 
 DOCTORED: list[tuple[str, str, Callable[[History], object]]] = [
-    ("I1", "never ends", lambda h: h.facts[DONE].pop()),
+    ("I1", "never ends", lambda h: h.facts[CLOSED].pop()),
+    ("I1", "is taken up again and never ends", lambda h: insert(h, UNDONE, 85, retry_of(UNDONE, 208.0))),
     ("I2", "ends twice", lambda h: insert(h, DONE, 80, Finished(DONE, 107.0, 2, "completed"))),
+    ("I2", "ends again after a retry that nothing follows from", retry_completed),
     ("I2", "begins with its second end", lambda h: change(h, DONE, 6, n=2)),
     ("I2", "goes on although it was skipped", lambda h: change(h, DONE, 0, skipped=True)),
     ("I3", "has an outcome twice", lambda h: insert(h, DONE, 35, outcome(DONE, 102.5, "a", result=7))),
@@ -195,6 +238,16 @@ DOCTORED: list[tuple[str, str, Callable[[History], object]]] = [
     ),
     ("I3", "shows a client another large result", lambda h: make_large(h, 2)),
     ("I3", "tells a client another end", lambda h: tell(h, ClientLine("ended", DONE, state="failed"))),
+    ("I3", "tells a client an end it has not", tell_early),
+    (
+        "I3",
+        "gives a client a result of a task that has none",
+        lambda h: tell(h, ClientLine("ended", DONE, state="completed", data={"c": 5})),
+    ),
+    ("I3", "shows at last that what completed failed", lambda h: show(h, DONE, "b", "failed", 2)),
+    ("I3", "shows at last that what was skipped completed", lambda h: show(h, DONE, "c", "completed")),
+    ("I3", "shows at last that what was undone was not", lambda h: show(h, UNDONE, "undo-a", "failed")),
+    ("I3", "shows at last another end", lambda h: tell(h, ClientLine("update", UNDONE, state="completed"))),
     ("I4", "begins before its upstream", lambda h: insert(h, DONE, 25, Taken(DONE, 101.5, "agent-b", "b", 1))),
     ("I4", "begins what its condition skips", lambda h: insert(h, DONE, 35, Taken(DONE, 102.5, "agent-c", "c", 1))),
     ("I4", "begins after it was stopped", lambda h: insert(h, UNDONE, 15, cancel_of(UNDONE, 200.5))),
@@ -212,10 +265,15 @@ DOCTORED: list[tuple[str, str, Callable[[History], object]]] = [
     ("I7", "lost an attempt's outcome", lambda h: h.facts[DONE].pop(3)),
     ("I7", "lost an acknowledged start", lambda h: tell(h, ClientLine("start", "lost"))),
     ("I7", "lost an acknowledged signal", lambda h: tell(h, ClientLine("signal", DONE))),
-    ("I7", "lost an acknowledged outcome", acknowledge_lost),
+    ("I7", "lost one of two acknowledged signals", lose_signal),
+    ("I7", "lost an acknowledged cancel, and has another command", lose_cancel),
+    ("I7", "lost an acknowledged outcome", lambda h: acknowledge(h, "c")),
+    ("I7", "has another outcome than was acknowledged", lambda h: acknowledge(h, "b", state="completed")),
+    ("I7", "has something else where it was acknowledged", lambda h: acknowledge(h, "b", 2, sequence=70)),
     ("I8", "has no start", lambda h: h.facts.update(half=h.facts[DONE][1:2])),
     ("I8", "started twice", lambda h: insert(h, DONE, 15, Started(DONE, 100.5, "w", DIGEST))),
     ("I8", "has another input", lambda h: tell(h, ClientLine("start", DONE, "unknown", data={"other": 1}))),
+    ("I8", "has another input than was acknowledged", lambda h: tell(h, ClientLine("start", DONE, data={"other": 1}))),
     ("I9", "goes back", lambda h: tell(h, ClientLine("update", DONE, task="a", state="running", attempt=1))),
     ("I9", "goes on after its end", lambda h: tell(h, ClientLine("update", DONE, state="running"))),
     ("I10", "starts a tick twice", lambda h: change(h, UNDONE, 0, cause=h.facts[DONE][0][1].cause)),  # type: ignore[union-attr]
@@ -234,6 +292,8 @@ DOCTORED: list[tuple[str, str, Callable[[History], object]]] = [
     ("I13", "has a task that is not its own", lambda h: insert(h, DONE, 35, Taken(DONE, 102.5, "agent-a", "d", 1))),
     ("I13", "has a result nobody began", lambda h: lose_line(h, "undo-b")),
     ("I14", "left work over", lambda h: setattr(h, "queued", [QueuedWork("agent-b", CLOSED, "b", 1)])),
+    ("I14", "left its checkpoint", lambda h: setattr(h, "checkpoints", [CLOSED])),
+    ("I14", "left its slot held", lambda h: hold_slot(h, "1")),
     ("I15", "shows other metrics", lambda h: tell(h, ClientLine("metrics", DONE, data={"attempts": 2}))),
 ]
 
@@ -248,6 +308,43 @@ def test_what_was_allowed_is_found_to_be_so() -> None:
 def test_a_client_is_shown_the_value_that_a_large_results_hash_stands_for() -> None:
     history = allowed()
     make_large(history, 1)
+    assert verify(history) == []
+
+
+def test_an_end_is_told_once_it_is_decided_and_before_it_is_written() -> None:
+    history = allowed()
+    history.is_over = False
+    history.facts[DONE].pop()
+    assert verify(history) == []
+
+
+def test_a_slot_that_was_let_go_or_given_out_a_moment_ago_is_not_left_over() -> None:
+    history = allowed()
+    hold_slot(history, "1")
+    key = f"{KEY_PREFIX}k"
+    insert(history, key, 20, Signal(key, 345.0, "im-leave", "1"))
+    assert verify(history) == []
+    hold_slot(history, "1", "2")
+    insert(history, key, 30, Signal(key, 950.0, "im-leave", "1"))
+    assert verify(history) == []
+    history.queue_read_at = 1100.0
+    assert [found.invariant for found in verify(history)] == ["I14"]
+
+
+def test_what_was_undone_and_closed_is_shown_so() -> None:
+    history = allowed()
+    show(history, UNDONE, "b", "failed", 2)
+    show(history, UNDONE, "undo-a", "completed")
+    show(history, CLOSED, "b", "cancelled")
+    tell(history, ClientLine("update", CLOSED, state="cancelled"))
+    assert verify(history) == []
+
+
+def test_what_was_acknowledged_is_found_where_it_was_said_to_be() -> None:
+    history = allowed()
+    acknowledge(history, "b", sequence=40, state="failed")
+    acknowledge(history, "b", 2, sequence=60, state="completed")
+    acknowledge(history, "a")
     assert verify(history) == []
 
 
@@ -408,13 +505,36 @@ def test_an_execution_that_was_taken_up_again_may_end_again() -> None:
     ]
     for number, fact in enumerate(again):
         insert(history, UNDONE, 100 + number, fact)
+    assert (history.open(), [found.invariant for found in verify(history)]) == ([UNDONE], ["I1"])
+    history.is_over = False
     assert verify(history) == []
+    history.is_over = True
     insert(history, UNDONE, 110, Finished(UNDONE, 211.1, 2, "completed"))
     assert verify(history) == []
     change(history, UNDONE, 12, state="failed")
     assert [found.invariant for found in verify(history)] == ["I12"]
     change(history, UNDONE, 12, state="completed", n=3)
     assert [found.invariant for found in verify(history)] == ["I2"]
+
+
+@pytest.mark.parametrize(
+    ("invariant", "facts"),
+    [
+        ("I4", [outcome(UNDONE, 209.0, "b", 3, result="b")]),
+        ("I5", [outcome(UNDONE, 209.0, "a", 2, result=2), outcome(UNDONE, 210.0, "b", 9, result="b")]),
+        ("I6", [outcome(UNDONE, 209.0, "a", 2, result=2), outcome(UNDONE, 210.0, "undo-b", 1)]),
+        ("I11", [outcome(UNDONE, 209.0, "a", 2, result=2), Finished(UNDONE, 210.0, 2, "completed")]),
+        ("I11", [outcome(UNDONE, 209.0, "a", 2, error=BOOM), Due(UNDONE, 210.0, "a", 3)]),
+    ],
+)
+def test_what_was_taken_up_again_does_only_what_was_asked_for(invariant: str, facts: list[Fact]) -> None:
+    history = allowed()
+    history.clients, history.journal = (), None
+    history.is_over = False
+    for number, fact in enumerate([retry_of(UNDONE, 208.0), *facts]):
+        insert(history, UNDONE, 100 + number, fact)
+    found = verify(history)
+    assert {violation.invariant for violation in found} == {invariant}, "\n".join(map(str, found))
 
 
 def test_what_was_cancelled_before_its_start_begins_nothing() -> None:
@@ -477,6 +597,17 @@ def test_a_tick_may_be_asked_for_again_and_again() -> None:
         ("I7", lambda h: h.facts[DONE].pop(3)),
         ("I12", lambda h: change(h, UNDONE, 7, state="cancelled")),
         ("I13", lambda h: insert(h, DONE, 35, Outcome(DONE, 102.5, "thief", "c", 1))),
+        # What nothing had asked for.
+        ("I4", lambda h: insert(h, DONE, 35, outcome(DONE, 102.5, "c", result="c"))),
+        ("I5", lambda h: change(h, DONE, 4, at=104.0)),
+        ("I5", lambda h: h.facts[DONE].pop(4)),
+        ("I6", lambda h: insert(h, DONE, 65, outcome(DONE, 106.05, "undo-a"))),
+        ("I11", lambda h: h.facts[UNDONE].pop(6)),
+        ("I11", lambda h: insert(h, DONE, 65, Due(DONE, 106.05, "a", 2))),
+        ("I11", lambda h: insert(h, DONE, 35, Command(DONE, 102.5, CommandKind.DEADLINE, "timeout"))),
+        ("I11", lambda h: swap(h, DONE, 5, 6)),
+        ("I11", lambda h: insert(h, DONE, 35, outcome(DONE, 102.5, "c", error=BOOM, closed=True))),
+        ("I11", lambda h: change(h, DONE, 3, error=Error("timed_out", "too long"), closed=True)),
     ],
 )
 def test_what_no_account_covers_keeps_at_least_the_rules_of_every_task(

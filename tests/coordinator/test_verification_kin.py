@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 from infinity_matrix_actors.definition import (
     CHILD_AGENT,
     ChildDefinition,
@@ -15,12 +16,16 @@ from infinity_matrix_actors.definition import (
     TaskDefinition,
     WorkflowDefinition,
 )
+from infinity_matrix_actors.effect import PublishFinished
 from infinity_matrix_actors.fact import Command, CommandKind, ErrorType, Fact, Finished, Outcome, Started, Taken
 from infinity_matrix_actors.fact import TaskError as Error
 from infinity_matrix_actors.plan import Plan
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.verification import History, verify
+from test_composition_properties import CANCELS, RUNS, SEEDS, definitions, ran
+from test_execution_properties import fold
 from test_verification import change, insert, numbered, swap
+from world import EXECUTION
 
 KID = WorkflowDefinition("kid", (TaskDefinition("a", "agent-a"),))
 WORKFLOW = WorkflowDefinition(
@@ -29,7 +34,7 @@ WORKFLOW = WorkflowDefinition(
         TaskDefinition("m", "agent-m", map=MapDefinition(("[1, 2, 3]",), max_parallel=2), retry=RetryDefinition(2)),
         TaskDefinition("l", "agent-l", loop=LoopDefinition("result.n == 2", 3)),
         TaskDefinition("n", "agent-n", map=MapDefinition(("[1, 2]",))),
-        TaskDefinition("c", CHILD_AGENT, child=ChildDefinition("kid")),
+        TaskDefinition("c", CHILD_AGENT, child=ChildDefinition("kid"), timeout=7.5),
         TaskDefinition("d", CHILD_AGENT, child=ChildDefinition("kid", close=ClosePolicy.ABANDON)),
         TaskDefinition("z", "agent-z", ("m", "l")),
     ),
@@ -213,6 +218,25 @@ def test_a_parent_that_was_never_told_is_one_too_many_only_where_it_should_have_
     }
     # Its log was read before what its children's logs have later.
     history.queue_read_at = 107.0
+    assert verify(history) == []
+
+
+@settings(max_examples=100)
+@given(definition=definitions(), seed=SEEDS, runs=RUNS, cancel_at=CANCELS)
+def test_nothing_is_found_in_what_was_meddled_with_and_taken_up_again(
+    definition: WorkflowDefinition, seed: int, runs: int, cancel_at: int | None
+) -> None:
+    world = ran(definition, seed, runs, cancel_at)
+    _, steps = fold(world, world.log.facts)
+    wanted = iter([effect for _, effects in steps for effect in effects if isinstance(effect, PublishFinished)])
+    facts: list[Fact] = []
+    for fact in world.log.facts:
+        if isinstance(fact, Finished):
+            # The owners of this world write no more of an end than its state and error.
+            end = next(wanted)
+            fact = replace(fact, compensation=end.compensation, compensated=end.compensated)
+        facts.append(fact)
+    history = History({EXECUTION: numbered(*facts)}, {world.plan.digest: definition}, is_over=True)
     assert verify(history) == []
 
 

@@ -71,13 +71,14 @@ def _run(options: argparse.Namespace) -> int:
     seeds = range(options.seed, options.seed + options.seeds)
     kinds = (*KINDS, *COUNTED)
     counts: Counter[str] = Counter(dict.fromkeys(kinds, 0))
-    executions = broken = 0
+    executions = partly = broken = 0
     simulated_s = 0.0
     context = multiprocessing.get_context("spawn")
     with context.Pool(options.processes, maxtasksperchild=SEEDS_A_WORKER // 5) as pool:
         for report in pool.imap(functools.partial(run_seed, kinds=_kinds(options)), seeds, chunksize=5):
             counts.update(report.faults)
             executions += report.executions
+            partly += report.partly
             simulated_s += report.simulated_s
             if options.hashes:
                 _say(f"{report.seed} {report.hash}")
@@ -97,8 +98,8 @@ def _run(options: argparse.Namespace) -> int:
     for kind in rare:
         _say(f"only {counts[kind]} times, {wanted} are wanted: {kind}")
     _say(
-        f"{len(seeds)} seeds, {executions} executions, {simulated_s:.0f} simulated seconds in {took_s:.1f} s; "
-        f"{broken} broken"
+        f"{len(seeds)} seeds, {executions} executions ({partly} checked without an account), "
+        f"{simulated_s:.0f} simulated seconds in {took_s:.1f} s; {broken} broken"
     )
     return 1 if broken or rare else 0
 

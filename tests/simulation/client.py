@@ -13,6 +13,7 @@ from infinity_matrix_actors.state import ExecutionState
 from infinity_matrix_coordinator.controls import Controls
 from infinity_matrix_coordinator.operations import Operations
 from infinity_matrix_coordinator.schedule_operations import ScheduleOperations
+from infinity_matrix_coordinator.verification import ClientLine
 
 from .census import Census
 from .jetstream import EPOCH_S
@@ -49,6 +50,8 @@ class Client:
         self._during_s = during_s
         self._kinds = kinds
         self.started: set[str] = set()
+        #: What was confirmed to it of what it gave to executions.
+        self.lines: list[ClientLine] = []
         #: By schedule how many ticks must have their place in the log.
         self.ticks: dict[str, int] = {}
         self.is_done = False
@@ -109,10 +112,12 @@ class Client:
         if any(task.wait_for for task in definition.tasks) and random.random() < 0.7:
             await asyncio.sleep(random.random() * 10.0)
             await self._again(lambda: operations.signal(execution, SIGNAL, {"n": 1}, "one"))
+            self.lines.append(ClientLine("signal", execution, id="one"))
         if random.random() < 0.15:
             await asyncio.sleep(random.choice((0.0, 0.003, 0.2, 3.0)))
             self._world.faults.count("cancel")
             await self._again(lambda: operations.cancel(execution, "enough"))
+            self.lines.append(ClientLine("cancel", execution))
 
     # Pauses.
 
@@ -123,6 +128,7 @@ class Client:
                 await asyncio.sleep(random.choice((0.0, 0.01, 0.3, 2.0)))
                 self._may_be_paused.add(execution)
                 await self._again(lambda: controls.pause(execution))
+                self.lines.append(ClientLine("pause", execution))
                 self._world.faults.count("paused")
                 await asyncio.sleep(random.choice((0.0, 0.01, 1.0, 6.0)))
                 await self._again(lambda: controls.resume(execution))
@@ -162,6 +168,7 @@ class Client:
                 await self._again(lambda call=call: call(execution))
             except WrongState:
                 return
+            self.lines.append(ClientLine("compensate" if is_undone_further else "retry", execution))
             self._world.faults.count("undone further" if is_undone_further else "retried")
 
     # Schedules.

@@ -89,6 +89,8 @@ class JetStream:
         self.log_age_ns = 0
         #: Called with (operation, subject, result) for each thing that happens to a stream.
         self.on_operation: Callable[[str, str, object], None] = lambda operation, subject, result: None
+        #: Where the work goes that is just being delivered.
+        self.work_inbox = ""
         server.messages = self
         self._verbs: dict[str, Callable[[list[str], Json], Json]] = {
             "STREAM.CREATE": self._create_stream,
@@ -122,6 +124,7 @@ class JetStream:
 
     def deliver(self, inbox: str, subject: str, reply: str, headers: bytes, data: bytes) -> None:
         if subject.startswith("im.work."):
+            self.work_inbox = inbox
             self.on_operation("deliver", subject, reply.split(".", 5)[-1])
         elif subject.startswith("$KV.IM_CHECKPOINTS.state."):
             self.faults.count("taken over from a checkpoint")

@@ -52,6 +52,11 @@ class Link:
         self._down_at = max(self._down_at, self.network.loop.now + self._latency_s())
         self.network.loop.post(self.process, self._down_at, self._arrive_down, data)
 
+    def arrives_by(self) -> float:
+        """When what the server sends now has come to the process at the latest, if it is awake."""
+        now = self.network.loop.now
+        return max(self._down_at, now + LATENCY_MAX_S + (self.slow_s if now < self.slow_until else 0.0))
+
     def _latency_s(self) -> float:
         network = self.network
         latency_s = network.random.uniform(LATENCY_MIN_S, LATENCY_MAX_S)

@@ -74,12 +74,13 @@ class PlainAgent:
             world.journal.append(Line("done", *key, world.loop.now, process, asks=False))
         while not session.is_lost:
             try:
-                answer = json.loads(
-                    await session.request(work["reply_to"], json.dumps(outcome).encode(), OUTCOME_TIMEOUT_S)
-                )
+                payload = json.dumps(outcome).encode()
+                answer = json.loads(await session.request(work["reply_to"], payload, OUTCOME_TIMEOUT_S))
             except RequestTimeout:
                 continue
             error = answer.get("error")
+            if error is None:
+                world.note_stored(*key, payload, answer["seq"], process)
             if error is None or error["description"] == "maximum messages per subject exceeded":
                 session.publish(ack_reply, b"+ACK")
                 return

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from infinity_matrix_coordinator.checkpoints import CHECKPOINT_AFTER_S as CHECKPOINT_AFTER_DEFAULT_S
+from infinity_matrix_coordinator.verification import partly_checked
 
 from .census import Census
 from .check import Knowledge, history_of, missing_ticks, violations
@@ -37,6 +38,8 @@ class Report:
     seed: int
     hash: str = ""
     executions: int = 0
+    #: Of them those that are checked task by task only.
+    partly: int = 0
     steps: int = 0
     simulated_s: float = 0.0
     faults: dict[str, int] = field(default_factory=dict)
@@ -195,6 +198,7 @@ def _run(run: Run, report: Report, faults: int | None) -> None:
         secret_of = world.streams.streams["KV_IM_INSTALLATION"].last("$KV.IM_INSTALLATION.secret")
         secret = bytes.fromhex(secret_of.data.decode()) if secret_of is not None else b""
         history = history_of(world, run.knowledge, run.shards, secret, client.started, client.digests)
+        history.clients = [*history.clients, *client.lines]
         if after_s < LEFTOVERS_S:
             # What a killed server brought back is seen once all that lies before it in its queue is done.
             history.queued = []
@@ -202,6 +206,7 @@ def _run(run: Run, report: Report, faults: int | None) -> None:
             report.violations += violations(world, history)
             report.violations += missing_ticks(history, client.ticks)
         report.executions = len(history.facts)
+        report.partly = len(partly_checked(history))
     except Stuck as error:
         report.violations.append(f"stuck: {error}")
     report.hash = world.hash

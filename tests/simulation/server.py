@@ -1,6 +1,7 @@
 """The simulated server's front: connections, subscriptions and routing, in the text protocol of NATS."""
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,6 +72,8 @@ class Server:
         self._touched: dict[ServerConnection, None] = {}
         self._numbers = 0
         self._turn = 0
+        #: Told of each request that is for no stream, with who sent it.
+        self.on_request: Callable[[str, bytes, ServerConnection], None] = lambda subject, data, by: None
 
     # Connections.
 
@@ -139,6 +142,8 @@ class Server:
         """Routes a message to the streams and their API, or to who subscribes."""
         assert self.messages is not None
         is_taken = self.messages.take(subject, reply, headers, data)
+        if reply and by is not None and not is_taken:
+            self.on_request(subject, data, by)
         receivers = self.deliver(subject, reply, headers, data)
         if not is_taken and not receivers and reply:
             self.deliver(reply, "", f"NATS/1.0 503\r\nNats-Subject: {subject}\r\n\r\n".encode(), b"")
@@ -181,6 +186,11 @@ class Server:
             or self._below.get(subject.rpartition(".")[0])
             or (not subject.startswith(INBOX) and any(matches(pattern, subject) for pattern, _ in self._wild.values()))
         )
+
+    def links_to(self, inbox: str) -> list["Link"]:
+        """The connections of those who hear what is sent to an inbox."""
+        heard = (self._exact.get(inbox, {}), self._below.get(inbox.rpartition(".")[0], {}))
+        return [connection.link for subscribers in heard for connection, _ in subscribers]
 
     def _send(
         self, connection: ServerConnection, sid: str, subject: str, reply: str, headers: bytes, data: bytes

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from infinity_matrix_agents.agent import Agent
 from infinity_matrix_agents.runner import AgentRunner
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.installation import read_installation
+from infinity_matrix_bus.publisher import Ack, AckCallback, Fate, Outbox
 from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator.checkpoints import CHECKPOINT_AFTER_S
 from infinity_matrix_coordinator.operations import Operations
@@ -42,6 +44,9 @@ class Line:
     process: Process
     #: Whether the agent asks when in doubt.
     asks: bool = True
+    #: Of an outcome that was acknowledged: its place in the log, and whether it is completed or failed.
+    sequence: int = 0
+    state: str = ""
 
 
 class World:
@@ -125,12 +130,37 @@ class World:
         async def life() -> None:
             connection = await Connection(ENDPOINT).open()
             try:
-                await AgentRunner(agent, connection).open()
+                runner = AgentRunner(agent, connection)
+                self._note_stored(runner._outbox)
+                await runner.open()
                 await asyncio.Event().wait()
             finally:
                 await connection.close()
 
         return life()
+
+    def _note_stored(self, outbox: Outbox) -> None:
+        """Has the journal say which outcomes an agent saw confirmed, and where in the log."""
+        post, process = outbox.post, self.loop.current
+
+        def noted(subject: str, payload: bytes, on_done: AckCallback) -> None:
+            def done(ack: Ack) -> None:
+                if ack.fate is Fate.STORED and ".outcome." in subject:
+                    _, _, _, execution, _, _, task, attempt, _ = subject.split(".")
+                    self.note_stored(execution, task, int(attempt), payload, ack.sequence, process)
+                on_done(ack)
+
+            post(subject, payload, done)
+
+        outbox.post = noted  # type: ignore[method-assign]
+
+    def note_stored(
+        self, execution: str, task: str, attempt: int, payload: bytes, sequence: int, process: Process
+    ) -> None:
+        """An agent saw the PubAck of its outcome, which was no "already there"."""
+        state = "failed" if json.loads(payload).get("error") else "completed"
+        line = Line("acknowledged", execution, task, attempt, self.loop.now, process, True, sequence, state)
+        self.journal.append(line)
 
     async def client(self) -> Operations:
         """What a client does things with; call it in the client's process."""

@@ -31,7 +31,7 @@ from infinity_matrix_actors.retry import delay_s
 from infinity_matrix_bus.artifacts import is_reference
 
 from infinity_matrix_coordinator.saga import LEASE_S
-from infinity_matrix_coordinator.verification.history import Entry
+from infinity_matrix_coordinator.verification.history import Entry, is_reopened_by
 
 #: Fields of a task that are understood here; a task that sets another is of a kind that is not.
 _KNOWN_FIELDS = frozenset(
@@ -133,11 +133,12 @@ def _is_known(fact: Fact) -> bool:
 
 def first_life(facts: Sequence[Entry]) -> list[Entry]:
     """The facts before a command that came after an end: from there on the execution is another one."""
-    ended = False
+    end: Finished | None = None
     for place, (_, fact) in enumerate(facts):
-        if ended and isinstance(fact, Command) and str(fact.kind) in REOPENING:
+        if isinstance(fact, Finished):
+            end = fact
+        elif end is not None and isinstance(fact, Command) and is_reopened_by(end, fact):
             return list(facts[:place])
-        ended = ended or isinstance(fact, Finished)
     return list(facts)
 
 
@@ -214,6 +215,17 @@ class Account:
         if error is None:
             return "completed"
         return "cancelled" if error.type == ErrorType.CANCELLED else "failed"
+
+    def state_of(self, task: str) -> str | None:
+        """The state of any task when the execution is decided; None while that is open, or of one that is not known."""
+        if task in self.tasks:
+            return self.state_at_end(task)
+        settled = self.undo_settled(task) if task in self.undoing else None
+        return None if settled is None else "completed" if settled[1] else "failed"
+
+    def results(self) -> dict[str, Any]:
+        """The results of the forward tasks that completed, as they travel."""
+        return {name: self.settled[name].result for name in self.tasks if self.state_at_end(name) == "completed"}
 
     def attempt_count(self, task: str) -> int:
         """The attempts of a task that were dispatched."""

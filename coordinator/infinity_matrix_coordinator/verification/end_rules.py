@@ -7,8 +7,9 @@ from infinity_matrix_actors.plan import Plan
 from infinity_matrix_actors.state import TaskState
 
 from infinity_matrix_coordinator.execution_actor import ExecutionActor
-from infinity_matrix_coordinator.verification.account import REOPENING, Account
-from infinity_matrix_coordinator.verification.history import Entry, Violation
+from infinity_matrix_coordinator.verification.account import Account, first_life
+from infinity_matrix_coordinator.verification.asked_rules import Asked
+from infinity_matrix_coordinator.verification.history import Entry, Violation, is_reopened_by
 from infinity_matrix_coordinator.views import metrics_of
 
 _COUNTED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.SKIPPED)
@@ -22,7 +23,7 @@ def check_end(account: Account) -> Iterator[Violation]:
     end = account.fact(place)
     assert isinstance(end, Finished)
     sequence = account.sequence(place)
-    decided = _decided_at(account)
+    decided = decided_at(account)
     if decided is None or decided >= place:
         yield Violation("I11", end.execution, f"the end, {end.state}, is written before it was decided", None, sequence)
         return
@@ -37,7 +38,8 @@ def check_end(account: Account) -> Iterator[Violation]:
             yield Violation("I2", end.execution, sentence, fact.task, account.sequence(late))
 
 
-def _decided_at(account: Account) -> int | None:
+def decided_at(account: Account) -> int | None:
+    """The place of the fact after which nothing is left to be decided; None while something is."""
     if account.barrier is None:
         return None
     undone = [account.undo_settled(undo) for undo in account.undoing if account.stop is not None]
@@ -52,17 +54,27 @@ def _state(account: Account) -> str:
 
 
 def check_fold(facts: Sequence[Entry], plan: Plan, account: Account | None) -> Iterator[Violation]:
-    """I12: the execution actor comes to the same end, twice alike; I15: and its metrics are the account's counts."""
+    """I12: the execution actor comes to the same end, twice alike; I15: and its metrics are the account's counts.
+
+    And what no account has an opinion of was asked for by what stands before it.
+    """
     started = next(fact for _, fact in facts if isinstance(fact, Started))
     one, other = ExecutionActor(started, plan), ExecutionActor(started, plan)
     ended: list[tuple[int, Finished]] = []
     for sequence, fact in facts:
         if isinstance(fact, Finished):
             ended.append((sequence, fact))
-        elif isinstance(fact, Command) and str(fact.kind) in REOPENING:
+        elif isinstance(fact, Command) and ended and is_reopened_by(ended[-1][1], fact):
             # What it ended as no longer counts once it was taken up again.
             ended.clear()
-    for sequence, fact in facts:
+    asked = Asked(one)
+    # What an account says is not said twice.
+    told = 0 if account is None else len(first_life(facts))
+    for place, (sequence, fact) in enumerate(facts):
+        wrong = asked.check(sequence, fact) if place >= told else None
+        if wrong is not None:
+            yield wrong
+            return
         try:
             effects, again = one.receive(fact), other.receive(fact)
         except Exception as error:  # noqa: BLE001 - whatever it raises, that is the finding
@@ -72,6 +84,7 @@ def check_fold(facts: Sequence[Entry], plan: Plan, account: Account | None) -> I
         if effects != again:
             yield Violation("I12", started.execution, "two folds of it have other effects", None, sequence)
             return
+        asked.learn(effects)
     if one.record() != other.record():
         yield Violation("I12", started.execution, "two folds of it come to other states")
     if not ended:

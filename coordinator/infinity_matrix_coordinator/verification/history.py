@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from infinity_matrix_actors.definition import WorkflowDefinition
-from infinity_matrix_actors.fact import Fact, Finished, Outcome, Started
+from infinity_matrix_actors.fact import Command, CommandKind, Fact, Finished, Outcome, Started
+from infinity_matrix_actors.state import ExecutionState
 
 #: What each invariant says, in a line; the key stands in every `Violation`.
 INVARIANTS = {
@@ -56,7 +57,8 @@ class Violation:
 class AgentLine(NamedTuple):
     """A line of an agent's journal; `at` is seconds since the epoch by the agent's own clock.
 
-    Events that are checked: `began`, and `acknowledged` (the server confirmed the outcome). Others are passed over.
+    Events that are checked: `began`, and `acknowledged` (the server confirmed that it stored the outcome: `sequence` is
+    its place in the log, 0 where it was not told, `state` completed or failed). Others are passed over.
     """
 
     event: str
@@ -65,14 +67,17 @@ class AgentLine(NamedTuple):
     attempt: int
     at: float
     process: int
+    sequence: int = 0
+    state: str = ""
 
 
 class ClientLine(NamedTuple):
     """A line of a client's journal.
 
-    Events: `start` (its `fate` is `ok`, `failed` or `unknown`), `signal` and `cancel` with `fate` ok, `ended` (`state`
-    and, in `data`, the outputs by task), `update` (a transition it was shown: `task`, `state`, `attempt`), `metrics`
-    (`data` with some of attempts, completed, failed, skipped).
+    Events: `start` (its `fate` is `ok`, `failed` or `unknown`), `signal` (with its `id`) and commands by their kind
+    (`cancel`, `pause`, ...) with `fate` ok, `ended` (`state` and, in `data`, the outputs by task), `update` (a
+    transition it was shown: `task`, `state`, `attempt`), `metrics` (`data` with some of attempts, completed, failed,
+    skipped).
     """
 
     event: str
@@ -82,6 +87,7 @@ class ClientLine(NamedTuple):
     state: str = ""
     attempt: int = 0
     data: Any = None
+    id: str = ""
 
 
 class QueuedWork(NamedTuple):
@@ -104,6 +110,8 @@ class History:
     journal: list[AgentLine] | None = None
     clients: Sequence[ClientLine] = ()
     queued: Sequence[QueuedWork] = ()
+    #: The executions that have a record in the checkpoints, read then, too.
+    checkpoints: Sequence[str] = ()
     #: The stream's time when `queued` was read, in seconds since the epoch.
     queue_read_at: float = 0.0
     #: How long after an outcome was stored an agent may begin all the same, in seconds: the clocks differ a little, and
@@ -139,10 +147,29 @@ class History:
         return next((fact for _, fact in self.facts.get(execution, ()) if isinstance(fact, Started)), None)
 
     def open(self) -> list[str]:
-        """The executions that have begun and not ended."""
-        return [
-            execution
-            for execution, facts in self.facts.items()
-            if any(isinstance(fact, Started) for _, fact in facts)
-            and not any(isinstance(fact, Finished) for _, fact in facts)
-        ]
+        """The executions that have begun and not ended, or were taken up again after their end."""
+        return [execution for execution, facts in self.facts.items() if is_open(facts)]
+
+
+def is_open(facts: Sequence[Entry]) -> bool:
+    """Whether an execution has begun, and has no end after all that took it up again."""
+    has_started = False
+    end: Finished | None = None
+    for _, fact in facts:
+        match fact:
+            case Started():
+                if fact.skipped:
+                    return False
+                has_started = True
+            case Finished():
+                end = fact
+            case Command() if end is not None and is_reopened_by(end, fact):
+                end = None
+    return has_started and end is None
+
+
+def is_reopened_by(end: Finished, command: Command) -> bool:
+    """Whether an execution that ended so goes on after that command; of others nothing follows."""
+    if command.kind is CommandKind.RETRY:
+        return end.state != ExecutionState.COMPLETED
+    return command.kind is CommandKind.COMPENSATE and end.compensation == "incomplete"

@@ -23,7 +23,8 @@ def check_instances(execution: str, facts: Sequence[Entry], plan: Plan) -> Itera
     forward = {task.id: task for task in definition.tasks}
     undoing = {task.id: task for task in definition.on_failure}
     attempts = _attempts(order)
-    asks = definition.on_task_failure is not None
+    # Who is asked, or says beforehand what is done about failures, may want more attempts: how many, the fold knows.
+    asks = definition.on_task_failure is not None or definition.on_error is not None
     for name, its in attempts.items():
         task = forward.get(_base(name)) or undoing.get(_base(name))
         if task is not None:
@@ -34,7 +35,9 @@ def check_instances(execution: str, facts: Sequence[Entry], plan: Plan) -> Itera
     yield from _check_order(execution, order, forward, attempts)
     yield from _check_barrier(execution, order, forward, undoing, attempts)
     yield from _check_end(execution, order, attempts)
-    yield from Groups(order, plan, attempts).check()
+    if definition.on_error is None:
+        # Else a map or a loop may be taken up again before the end, and has begun what it begins then.
+        yield from Groups(order, plan, attempts).check()
 
 
 def _attempts(order: Sequence[Entry]) -> dict[str, dict[int, Attempt]]:

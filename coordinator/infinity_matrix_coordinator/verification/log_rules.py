@@ -6,8 +6,7 @@ from infinity_matrix_actors.definition import TaskDefinition, WorkflowDefinition
 from infinity_matrix_actors.fact import Command, Due, Fact, Finished, Outcome, Started, Taken
 from infinity_matrix_actors.schedule_state import TickKind
 
-from infinity_matrix_coordinator.verification.account import REOPENING
-from infinity_matrix_coordinator.verification.history import Entry, History, Violation
+from infinity_matrix_coordinator.verification.history import Entry, History, Violation, is_open, is_reopened_by
 
 #: What a task's name goes on with where the system made it (of a map, a loop): it has its task's agent.
 _INSTANCE_MARK = "~"
@@ -31,24 +30,27 @@ def check_starts_and_ends(history: History, execution: str, facts: Sequence[Entr
         for sequence, _ in made:
             yield Violation("I2", execution, "the start was skipped, and yet it went on", None, sequence)
         return
-    if history.is_over and not any(isinstance(fact, Finished) for _, fact in facts):
-        yield Violation("I1", execution, "it has not ended", None, starts[0][0])
+    if history.is_over and is_open(facts):
+        has_ended = any(isinstance(fact, Finished) for _, fact in facts)
+        sentence = "it was taken up again and has not ended" if has_ended else "it has not ended"
+        yield Violation("I1", execution, sentence, None, starts[0][0])
     yield from _check_ends(execution, facts)
 
 
 def _check_ends(execution: str, facts: Sequence[Entry]) -> Iterator[Violation]:
     ended = 0
-    is_open = True
+    end: Finished | None = None
     for sequence, fact in facts:
-        if isinstance(fact, Command) and str(fact.kind) in REOPENING:
-            is_open = True
+        if isinstance(fact, Command):
+            if end is not None and is_reopened_by(end, fact):
+                end = None
         elif isinstance(fact, Finished):
-            if not is_open:
+            if end is not None:
                 yield Violation("I2", execution, f"end {fact.n} is written after end {ended}", None, sequence)
             elif fact.n != ended + 1:
                 yield Violation("I2", execution, f"end {fact.n} follows end {ended}", None, sequence)
             ended = max(ended, fact.n)
-            is_open = False
+            end = fact
 
 
 def check_outcomes(execution: str, facts: Sequence[Entry]) -> Iterator[Violation]:
