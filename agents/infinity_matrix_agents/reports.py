@@ -24,6 +24,8 @@ LOG_LINES_KEPT = 1000
 PROGRESS_INTERVAL_S = 0.25
 #: A heartbeat is sent at least this often within `heartbeat_timeout`, if the handler gives that many.
 HEARTBEATS_MIN = 4
+#: How often it is said that a closed attempt was let go, while the server is there.
+RELEASED_TRIES = 5
 log = get_logger("infinity_matrix.agents")
 
 
@@ -90,7 +92,8 @@ class Reports:
         task, attempt = record["task"], record["attempt"]
         subject = self._subjects.signal(fact.shard, record["execution"], RELEASED_SIGNAL, f"{task}-{attempt}")
         payload = encode({"task": task, "attempt": attempt, "late": delivery.is_completed})
-        self._outbox.post(subject, payload, lambda ack: None)
+        # Whom its permissions do not let say so is denied without an answer; then the lease ends it.
+        self._outbox.post(subject, payload, lambda ack: None, RELEASED_TRIES)
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         """Calls in the loop's thread, from whichever thread."""

@@ -147,6 +147,8 @@ class _Letter:
     subject: str
     payload: bytes
     on_done: AckCallback
+    #: Further tries while the server is there; None for as many as it takes.
+    tries: int | None
     delay_s: float = RETRY_DELAY_MIN_S
 
 
@@ -188,16 +190,16 @@ class Outbox:
     def is_full(self) -> bool:
         return self.pending >= IN_FLIGHT_MAX
 
-    def post(self, subject: str, payload: bytes, on_done: AckCallback) -> None:
+    def post(self, subject: str, payload: bytes, on_done: AckCallback, tries: int | None = None) -> None:
         """Publishes until stored or taken; then calls `on_done`, once. Never raises.
 
-        A fact that no server would take (too large, no subject) is done too, as refused. Once closed, nothing is sent
-        and nothing is called.
+        A fact that no server would take (too large, no subject) is done too, as refused; and one that was refused, or
+        heard nothing of, so many `tries`. Once closed, nothing is sent and nothing is called.
         """
         if self._is_closed:
             return
         self._empty.clear()
-        self._waiting.append(_Letter(subject, payload, on_done))
+        self._waiting.append(_Letter(subject, payload, on_done, tries))
         self._send()
 
     async def publish(self, subject: str, payload: bytes, timeout_s: float) -> Ack:
@@ -290,7 +292,11 @@ class Outbox:
             self._done(letter, ack)
         elif self._session is None or self._session.is_lost:
             self._waiting.append(letter)
+        elif letter.tries == 1:
+            self._done(letter, ack)
         else:
+            if letter.tries is not None:
+                letter.tries -= 1
             # Full, no leader, no answer, duplicate (the log sends no Msg-Id, so that is none of ours): try again.
             timer: asyncio.TimerHandle
             timer = self._loop.call_later(letter.delay_s, lambda: self._again(letter, timer))

@@ -334,6 +334,20 @@ async def test_who_awaits_a_fact_is_told_after_its_own_time_whatever_others_wait
             await longest
 
 
+async def test_a_fact_of_a_few_tries_is_given_up_and_holds_nothing_up(server: EmbeddedServer) -> None:
+    async with connected(server) as connection:
+        outbox = await opened(connection)
+        acks: list[Ack] = []
+        outbox.post("l.a", b"", acks.append, 3)
+        outbox.post("l.b", b"", acks.append)
+        await eventually(lambda: len(acks) == 1, "it was tried three times")
+        assert acks[0].fate is Fate.REFUSED
+        assert outbox.pending == 1
+        await make_stream(connection.session, "L", "l.>", **WRITE_ONCE)
+        assert await outbox.drained(5)
+        assert await messages_in(connection.session, "L") == 1
+
+
 async def test_a_closed_outbox_gives_up_and_says_so(server: EmbeddedServer) -> None:
     async with connected(server) as connection:
         outbox = await opened(connection)
