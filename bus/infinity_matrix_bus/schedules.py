@@ -3,6 +3,7 @@
 One record and not two, so that nobody claims a due time by a definition that was replaced meanwhile.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ RECORD_VERSION = 1
 TIMEOUT_S = 5.0
 #: The rest of a record, the ticks that wait, needs room as well.
 INPUT_BYTES_MAX = 256 * 1024
+_EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *([0-9]{1,19})\r\n")
 log = get_logger("infinity_matrix.bus")
 
 
@@ -89,6 +91,12 @@ class ScheduleStore:
     async def watch(self, callback: MessageCallback) -> Subscription:
         """Calls back at every attempt to change a schedule, also one that is refused: read what it is now."""
         return await self._session.subscribe(self._keys + "*", callback)
+
+    @staticmethod
+    def replaced_by(headers: bytes | None) -> int | None:
+        """The revision that a watched message was written to take the place of; None where it does not say."""
+        found = _EXPECTED.search(headers or b"")
+        return None if found is None else int(found[1])
 
     def name_of(self, subject: str) -> str:
         """The schedule a watched subject is of."""

@@ -8,7 +8,7 @@ coordinator that goes first; the others help when that one does nothing for a wh
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 from infinity_matrix_actors.errors import InfinityMatrixError, UnknownWorkflow
@@ -47,10 +47,21 @@ ANNOUNCED_S = 0.02
 FAILURE_DELAY_S = 5.0
 #: Changes are heard of at once; what was not heard of is seen after this.
 READ_ALL_S = 30.0
+#: A change is heard of before it is stored: it is looked for so long after, until it is there.
+LOOKS_S = (0.0, 0.02, 0.2, 2.0)
 #: Schedules worked on at a time.
 ADVANCING_MAX = 32
 READ_AT_ONCE = 64
 log = get_logger("infinity_matrix.coordinator")
+
+
+@dataclass(slots=True)
+class _Change:
+    """A change that was heard of: the revision it takes the place of, and when it is next looked for."""
+
+    replaces: int
+    look_at: float
+    looks: int = 0
 
 
 class Schedules:
@@ -73,7 +84,7 @@ class Schedules:
         self._known: dict[str, StoredSchedule] = {}
         #: By the loop's clock: when a schedule is next looked at, should there be something to do for it.
         self._not_before: dict[str, float] = {}
-        self._heard: set[str] = set()
+        self._heard: dict[str, _Change] = {}
         self._awake = asyncio.Event()
         self._read_all_at = 0.0
         #: Where a schedule waits for executions: which, and how their ends are heard.
@@ -123,21 +134,32 @@ class Schedules:
     # What there is.
 
     def _hear(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        self._heard.add(self._store.name_of(subject))
+        name, replaces = self._store.name_of(subject), self._store.replaced_by(headers)
+        known = self._known.get(name)
+        if known is not None and replaces is not None and known.revision > replaces:
+            # Its own change, or one that is refused.
+            return
+        if replaces is None:
+            replaces = 0 if known is None else known.revision
+        self._heard[name] = _Change(replaces, self._loop.time())
         self._awake.set()
 
     async def _read_changed(self) -> None:
-        heard, self._heard = self._heard, set()
-        if self._loop.time() < self._read_all_at:
+        now = self._loop.time()
+        if now < self._read_all_at:
+            names = [name for name, change in self._heard.items() if change.look_at <= now]
             try:
-                names = list(heard)
                 for begin in range(0, len(names), READ_AT_ONCE):
                     some = names[begin : begin + READ_AT_ONCE]
+                    changes = [self._heard[name] for name in some]
                     found = await asyncio.gather(*map(self._store.read, some))
-                    for name, stored in zip(some, found, strict=True):
+                    for name, change, stored in zip(some, changes, found, strict=True):
                         self._remember(name, stored)
+                        self._look_again(name, change, stored)
             except InfinityMatrixError:
-                self._heard |= heard
+                for name in names:
+                    if name in self._heard:
+                        self._heard[name].look_at = now + FAILURE_DELAY_S
                 raise
             return
         self.clock.learn(await self._store.now())
@@ -147,6 +169,15 @@ class Schedules:
         for name, stored in everything.items():
             self._remember(name, stored)
         self._read_all_at = self._loop.time() + READ_ALL_S
+
+    def _look_again(self, name: str, change: _Change, stored: StoredSchedule | None) -> None:
+        if self._heard.get(name) is not change:
+            return
+        change.looks += 1
+        if (stored is not None and stored.revision > change.replaces) or change.looks == len(LOOKS_S):
+            del self._heard[name]
+        else:
+            change.look_at = self._loop.time() + LOOKS_S[change.looks]
 
     def _remember(self, name: str, stored: StoredSchedule | None) -> None:
         known = self._known.get(name)
@@ -173,7 +204,8 @@ class Schedules:
         """Begins the work on every schedule that is due; answers when the next one is, by the loop's clock."""
         now = self._loop.time()
         stream_now = self.clock.now()
-        next_at = self._read_all_at
+        next_at = min((change.look_at for change in self._heard.values()), default=self._read_all_at)
+        next_at = min(next_at, self._read_all_at)
         for name, stored in self._known.items():
             if name in self._advancing:
                 continue

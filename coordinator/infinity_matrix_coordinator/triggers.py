@@ -30,6 +30,8 @@ from infinity_matrix_coordinator.trigger_consumer import CONSUMER, IN_FLIGHT_MAX
 
 ARMED_REFRESH_S = 5.0
 REFRESH_RETRY_S = 1.0
+#: A deployment is heard of before it is stored, by so much at the most.
+STORED_S = 2.0
 #: How often it is noted how far the events have been handled.
 NOTE_INTERVAL_S = 5.0
 #: A consumer that is gone is made again after so long on average, by one coordinator before the others: the server
@@ -88,13 +90,13 @@ class Triggers:
         self._in_flight = 0
         self._broken = asyncio.Event()
         self._changed = asyncio.Event()
-        #: Deployments heard of, and how many of them the armed triggers take in.
-        self._heard = 0
-        self._armed_of = -1
+        self._loop = asyncio.get_running_loop()
+        #: When a deployment was last heard of, and when the reading of what is armed began, by the loop's clock.
+        self._heard_at = self._armed_at = float("-inf")
         self._refreshing = asyncio.Lock()
         self._puller: Puller | None = None
         self._fills = Fills(self._session_of_now)
-        self._queue: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[str, str, bytes, float]] = asyncio.Queue()
 
     async def _session_of_now(self) -> Session:
         return self._session
@@ -135,13 +137,13 @@ class Triggers:
     async def refresh(self) -> None:
         """Reads which triggers are armed."""
         async with self._refreshing:
-            heard = self._heard
+            began_at = self._loop.time()
             armed: list[Armed] = []
             for deployment in await self._store.deployments():
                 if deployment.is_armed and not deployment.is_paused:
                     armed.extend(await self._triggers_of(deployment.workflow, deployment.definition))
             self._armed = armed
-            self._armed_of = heard
+            self._armed_at = began_at
 
     async def _prepare_deployed(self) -> None:
         for deployment in await self._store.deployments():
@@ -181,7 +183,7 @@ class Triggers:
         return await self._session.subscribe(subject, self._hear)
 
     def _hear(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        self._heard += 1
+        self._heard_at = self._loop.time()
         self._changed.set()
 
     async def _refresh_often(self) -> None:
@@ -219,13 +221,13 @@ class Triggers:
 
     def _take(self, subject: str, reply: str, data: bytes) -> None:
         self._in_flight += 1
-        self._queue.put_nowait((subject, reply, data))
+        self._queue.put_nowait((subject, reply, data, self._loop.time()))
 
     async def _work(self) -> None:
         while True:
-            subject, reply, data = await self._queue.get()
+            subject, reply, data, taken_at = await self._queue.get()
             try:
-                await self._start(subject, reply, data)
+                await self._start(subject, reply, data, taken_at)
             except PayloadTooLarge as error:
                 # It fits an event and not a `started`: it never will.
                 log.error("event_too_large", subject=subject, reason=str(error))
@@ -241,7 +243,7 @@ class Triggers:
                 if self._puller is not None:
                     self._puller.pull()
 
-    async def _start(self, subject: str, reply: str, data: bytes) -> None:
+    async def _start(self, subject: str, reply: str, data: bytes, taken_at: float) -> None:
         event_name = subject[len(self._subjects.trigger("")) :]
         try:
             event = decode(data)
@@ -249,7 +251,8 @@ class Triggers:
             log.warning("event_unreadable", subject=subject, reason=str(error))
             self._session.publish(reply, b"+TERM")
             return
-        while self._armed_of != self._heard:
+        # What was deployed before the event was published is in what is read after the event came.
+        while self._armed_at < min(taken_at, self._heard_at + STORED_S):
             await self.refresh()
         sequence = str(parse_ack_reply(reply)[1])
         for armed in self._armed:

@@ -32,13 +32,13 @@ class Confirmed:
         """Writes down all that the agents of this process see confirmed."""
         post = Outbox.post
 
-        def noted(outbox: Outbox, subject: str, payload: bytes, on_done: AckCallback) -> None:
+        def noted(outbox: Outbox, subject: str, payload: bytes, on_done: AckCallback, tries: int | None = None) -> None:
             def done(ack: Ack) -> None:
                 if ack.fate is Fate.STORED and ".outcome." in subject:
                     _, _, _, execution, _, _, task, attempt, _ = subject.split(".")
                     self.write(execution, task, int(attempt), payload, ack.sequence)
                 on_done(ack)
 
-            post(outbox, subject, payload, done)
+            post(outbox, subject, payload, done, tries)
 
         Outbox.post = noted  # type: ignore[method-assign]

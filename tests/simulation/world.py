@@ -143,14 +143,14 @@ class World:
         """Has the journal say which outcomes an agent saw confirmed, and where in the log."""
         post, process = outbox.post, self.loop.current
 
-        def noted(subject: str, payload: bytes, on_done: AckCallback) -> None:
+        def noted(subject: str, payload: bytes, on_done: AckCallback, tries: int | None = None) -> None:
             def done(ack: Ack) -> None:
                 if ack.fate is Fate.STORED and ".outcome." in subject:
                     _, _, _, execution, _, _, task, attempt, _ = subject.split(".")
                     self.note_stored(execution, task, int(attempt), payload, ack.sequence, process)
                 on_done(ack)
 
-            post(subject, payload, done)
+            post(subject, payload, done, tries)
 
         outbox.post = noted  # type: ignore[method-assign]
 
