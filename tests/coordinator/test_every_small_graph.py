@@ -27,10 +27,10 @@ def graphs(size: int) -> Iterator[WorkflowDefinition]:
 
 
 def fates(size: int) -> Iterator[Fates]:
-    """What becomes of each task: of three anything, of four no more than one that does not complete."""
+    """What becomes of each task: of three anything, of four no more than one of which nobody knows."""
     names = "abcd"[:size]
     for each in product((OK, FATAL, CLOSED), repeat=size):
-        if size < 4 or sum(fate != OK for fate in each) <= 1:
+        if size < 4 or (FATAL not in each and each.count(CLOSED) <= 1):
             yield dict(zip(names, each, strict=True))
 
 
@@ -109,7 +109,7 @@ def check_end(story: Story, definition: WorkflowDefinition, fate: Fates) -> None
             assert above not in place or one.id not in place or place[one.id] < place[above]
 
 
-@pytest.mark.parametrize(("size", "graphs_of_it", "ways"), [(1, 1, 3), (2, 2, 27), (3, 8, 495), (4, 64, 2431)])
+@pytest.mark.parametrize(("size", "graphs_of_it", "ways"), [(1, 1, 3), (2, 2, 27), (3, 8, 495), (4, 64, 1373)])
 def test_every_graph_ends_as_it_should_whatever_comes_first(size: int, graphs_of_it: int, ways: int) -> None:
     definitions = list(graphs(size))
     assert len(definitions) == graphs_of_it
