@@ -189,25 +189,26 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         asyncio._set_running_loop(self)
         self._is_running = True
         try:
+            runnable, random = self._runnable, self._random.random
             while not condition():
-                if self._runnable:
-                    self._step()
+                if runnable:
+                    self._step(runnable, random)
                 elif not self._jump(until):
                     return condition()
-                if self.steps > STEPS_MAX:
-                    raise Stuck(f"more than {STEPS_MAX} steps at {self.now:.3f}")
             return True
         finally:
             self._is_running = False
             asyncio._set_running_loop(outer)
 
-    def _step(self) -> None:
+    def _step(self, runnable: list[Process], random: Callable[[], float]) -> None:
         self.steps += 1
-        runnable = self._runnable
-        index = 0 if len(runnable) == 1 else int(self._random.random() * len(runnable))
+        if self.steps > STEPS_MAX:
+            raise Stuck(f"more than {STEPS_MAX} steps at {self.now:.3f}")
+        index = 0 if len(runnable) == 1 else int(random() * len(runnable))
         process = runnable[index]
-        handle = process.ready.popleft()
-        if not process.ready:
+        ready = process.ready
+        handle = ready.popleft()
+        if not ready:
             runnable[index] = runnable[-1]
             runnable.pop()
         if handle._is_cancelled:
