@@ -408,8 +408,9 @@ class AgentRunner:
         return outcomes.failed(error, delivery.started_at, self.instance, is_repeated=delivery.is_repeated)
 
     def _cancelled(self, delivery: Delivery, started_at: float | None) -> bytes:
-        reason, is_repeated = delivery.cancel_reason, delivery.is_repeated
-        return outcomes.cancelled(reason, started_at, self.instance, is_repeated=is_repeated)
+        # That it was not begun here says nothing of others, where they may have been given it.
+        is_repeated = delivery.is_repeated or (started_at is None and self._doubt.is_about(delivery))
+        return outcomes.cancelled(delivery.cancel_reason, started_at, self.instance, is_repeated=is_repeated)
 
     def _release(self, delivery: Delivery) -> None:
         self._held.pop(delivery, None)

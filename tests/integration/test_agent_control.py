@@ -15,9 +15,11 @@ from infinity_matrix.agents import Agent, Work
 from infinity_matrix.client import Client
 from infinity_matrix.workflow import Task, Workflow
 from infinity_matrix_actors.errors import UnknownAgent
+from infinity_matrix_actors.fact import Outcome
 from infinity_matrix_agents import AgentRunner
 from infinity_matrix_agents.rate import RATE_BURST_S
 from infinity_matrix_agents.reports import PROGRESS_INTERVAL_S
+from infinity_matrix_bus.api import JetStreamApi
 from infinity_matrix_bus.connection import Connection
 from infinity_matrix_bus.session import Endpoint
 from infinity_matrix_coordinator.agent_pauses import pause_agent, resume_agent
@@ -433,3 +435,41 @@ async def test_work_that_is_cancelled_while_it_is_asked_about_says_why(world: Wo
         error = (await client.get_status(execution)).tasks["only"].error
     assert error == {"type": "cancelled", "message": "no longer wanted", "retryable": False}
     assert lines_of(world.journal) == []
+
+
+async def test_a_cancel_of_work_that_others_may_have_begun_says_that_nobody_knows(
+    im: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(runner: AgentRunner) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AgentRunner, "_work", never)
+    agent = Agent("idle")
+
+    @agent.handler
+    async def handle(work: Work) -> None:
+        raise AssertionError("it is not begun")
+
+    async def cancelled(runner: AgentRunner, execution: str) -> Outcome:
+        await until(lambda: bool(runner._queue), 10.0, "its work")
+        await im.cancel(execution)
+        assert (await im.wait(execution, timeout=10.0)).status == "cancelled"
+        facts = await im.operations.facts_of(execution)
+        return next(fact for _, fact in facts if isinstance(fact, Outcome))
+
+    workflow = wide("queued", "idle", 1)
+    # Its work was stored before the agent connected: who had it then may have done it.
+    before = await workflow.start()
+    api, stream = JetStreamApi(await im.operations.session()), im.operations.subjects.work_stream
+
+    async def is_stored() -> bool:
+        info = await api.stream_info(stream)
+        return info is not None and info["state"]["messages"] == 1
+
+    await until(is_stored, 10.0, "its work being stored")
+    async with process_of(im, agent) as runner:
+        assert (await cancelled(runner, before)).closed
+        since = await workflow.start()
+        outcome = await cancelled(runner, since)
+        assert outcome.error is not None
+        assert (outcome.closed, outcome.error.type) == (False, "cancelled")
