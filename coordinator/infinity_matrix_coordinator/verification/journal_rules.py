@@ -40,6 +40,7 @@ _TASK_RANKS = {
 }
 #: What clients give to an execution, by its event in their journal.
 _GIVEN = frozenset({"signal", "cancel", "pause", "resume", "retry", "compensate"})
+_NEVER_BEGUN = frozenset({str(TaskState.SKIPPED), str(TaskState.CANCELLED)})
 _ENDS = frozenset({ExecutionState.COMPLETED, ExecutionState.FAILED, ExecutionState.CANCELLED})
 
 
@@ -192,7 +193,9 @@ def _check_last_updates(
                 yield Violation("I3", execution, sentence)
         elif account is not None and _TASK_RANKS[TaskState(line.state)] == _TASK_RANKS[TaskState.COMPLETED]:
             state = account.state_of(task)
-            if state is not None and state != line.state:
+            # Of what never began, whether its execution was stopped first or it was passed over is not reckoned.
+            is_same = state == line.state or (line.attempt == 0 and {state, line.state} <= _NEVER_BEGUN)
+            if state is not None and not is_same:
                 yield Violation(
                     "I3", execution, f"it was shown as {line.state} at last, by the log it is {state}", task
                 )
