@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from doctored_logs import change, insert, numbered, swap
 from hypothesis import given, settings
 from infinity_matrix_actors.definition import (
     CHILD_AGENT,
@@ -24,7 +25,6 @@ from infinity_matrix_coordinator.execution_actor import ExecutionActor
 from infinity_matrix_coordinator.verification import History, verify
 from test_composition_properties import CANCELS, RUNS, SEEDS, definitions, ran
 from test_execution_properties import fold
-from test_verification import change, insert, numbered, swap
 from world import EXECUTION
 
 KID = WorkflowDefinition("kid", (TaskDefinition("a", "agent-a"),))
